@@ -1,0 +1,163 @@
+"""Flow 1, hop 3: HTTP over unix sockets, root only: the nudge from the charm, and the questions of hactl.
+
+The file is the data and the socket is only the nudge, so a lost one costs seconds and never correctness. Both ends
+are here: the synchronous client of charm and command line, and the server that controllerd opens. The standard
+library's HTTP does the parsing on both.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import http.server
+import logging
+import os
+import socket
+import socketserver
+import threading
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+log = logging.getLogger(__name__)
+
+CONFIG_CHANGE = "configchange.socket"
+CONTROL = "control.socket"
+
+# A handler takes the request's body and returns (status, content type, body).
+Response = tuple[int, str, bytes]
+Handler = Callable[[bytes], Response]
+
+_MAX_BODY = 1 << 20
+
+
+class NoSocket(ConnectionError):
+    """Nobody listens on the socket: controllerd is not running (or not yet)."""
+
+
+class SocketTimeout(TimeoutError):
+    """Somebody listens and did not answer before the deadline."""
+
+
+def request(
+    path: Path, method: str, target: str, body: bytes = b"", timeout_seconds: float = 5.0
+) -> tuple[int, bytes]:
+    """Send one request to the unix socket at `path`; return (status, body).
+
+    Raises NoSocket when nobody listens, SocketTimeout when the answer does not come in time.
+    """
+    connection = _UnixConnection(path, timeout_seconds)
+    try:
+        connection.request(method, target, body=body)
+        response = connection.getresponse()
+        return response.status, response.read()
+    except TimeoutError as error:
+        raise SocketTimeout(f"no answer from {path} within {timeout_seconds:g} s") from error
+    except (OSError, http.client.HTTPException) as error:
+        raise NoSocket(f"nobody answers on {path}: {error}") from error
+    finally:
+        connection.close()
+
+
+def reload(state_dir: Path) -> bool:
+    """Tell controllerd that controller.conf changed. False: nobody listens, which is not an error."""
+    try:
+        status, _ = request(state_dir / CONFIG_CHANGE, "POST", "/reload")
+    except (NoSocket, SocketTimeout):
+        return False
+    return status == 204
+
+
+class Server:
+    """One unix socket and its routes, served from threads of its own. A context manager."""
+
+    def __init__(self, path: Path, routes: Mapping[tuple[str, str], Handler]) -> None:
+        self._path = path
+        self._routes = routes
+        self._server: _ThreadingUnixServer | None = None
+        self._thread: threading.Thread | None = None
+
+    def __enter__(self) -> Server:
+        with contextlib.suppress(FileNotFoundError):
+            self._path.unlink()  # Left by a controllerd that was killed.
+        previous = os.umask(0o177)
+        try:
+            self._server = _ThreadingUnixServer(str(self._path), _handler_class(self._routes))
+        finally:
+            os.umask(previous)
+        self._thread = threading.Thread(
+            target=self._server.serve_forever, kwargs={"poll_interval": 0.1}, name=self._path.name, daemon=True
+        )
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._server is None or self._thread is None:
+            return
+        self._server.shutdown()
+        self._server.server_close()
+        self._thread.join(timeout=2)
+        with contextlib.suppress(FileNotFoundError):
+            self._path.unlink()
+
+
+class _UnixConnection(http.client.HTTPConnection):
+    def __init__(self, path: Path, timeout_seconds: float) -> None:
+        super().__init__("localhost", timeout=timeout_seconds)
+        self._path = path
+
+    def connect(self) -> None:
+        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self.sock.settimeout(self.timeout)
+        self.sock.connect(str(self._path))
+
+
+class _ThreadingUnixServer(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):
+    daemon_threads = True
+    # A request may wait for the cluster (a leave takes up to 30 s); ending must not wait for it.
+    block_on_close = False
+
+
+def _handler_class(routes: Mapping[tuple[str, str], Handler]) -> type[http.server.BaseHTTPRequestHandler]:
+    class RequestHandler(http.server.BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+        timeout = 60  # Of one silent client; each has a thread of its own.
+
+        def do_GET(self) -> None:
+            self._answer("GET")
+
+        def do_POST(self) -> None:
+            self._answer("POST")
+
+        def _answer(self, method: str) -> None:
+            status, kind, body = self._respond(method)
+            self.close_connection = True
+            self.send_response(status)
+            self.send_header("Content-Type", kind)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def _respond(self, method: str) -> Response:
+            try:
+                length = int(self.headers.get("Content-Length") or 0)
+            except ValueError:
+                return 400, "text/plain", b"Content-Length is not a number\n"
+            if not 0 <= length <= _MAX_BODY:
+                return 413, "text/plain", b"the body is too large\n"
+            handler = routes.get((method, self.path))
+            if handler is None:
+                known = ", ".join(sorted(f"{m} {t}" for m, t in routes))
+                return 404, "text/plain", f"no such request; known: {known}\n".encode()
+            try:
+                return handler(self.rfile.read(length))
+            except Exception:  # One bad request must not end the server; the log has the traceback.
+                log.exception("%s %s failed", method, self.path)
+                return 500, "text/plain", b"internal error; see the log of controllerd\n"
+
+        def address_string(self) -> str:
+            return "unix"
+
+        def log_message(self, format: str, *args: object) -> None:
+            log.debug("socket request: " + format, *args)
+
+    return RequestHandler
