@@ -37,7 +37,7 @@ class Wait(msgspec.Struct, frozen=True, rename="kebab", kw_only=True):
 class Conf(msgspec.Struct, frozen=True, rename="kebab", kw_only=True):
     """The controller configuration in force. `problem` says what is wrong with a newer one, refused."""
 
-    generation: int = 0
+    generation: int | None = None  # None: there was never a readable one.
     problem: str | None = None
     db_bind_addresses: dict[str, str] = {}
     db_unresolved: tuple[str, ...] = ()
@@ -75,6 +75,7 @@ class Cluster(msgspec.Struct, frozen=True, rename="kebab", kw_only=True):
     may_lose: int
     advice: str = ""
     dropped: tuple[str, ...] = ()
+    log_ended_at: int = 0  # 0: never forcibly reconfigured.
     members: tuple[Member, ...] = ()
 
 
@@ -146,11 +147,16 @@ def _title(status: Status, now: datetime.datetime) -> Text:
     text.append(status.state, style="bold green" if serving else "bold yellow")
     text.append(f" for {_age(status.since, now)}")
     text.append(
-        f"  (ha-controller {status.version}, Dqlite {status.dqlite_version}, "
-        f"configuration generation {status.conf.generation})",
+        f"  (ha-controller {status.version}, Dqlite {status.dqlite_version}, {_generation(status.conf)})",
         style="dim",
     )
     return text
+
+
+def _generation(conf: Conf) -> str:
+    return (
+        "no configuration yet" if conf.generation is None else f"configuration generation {conf.generation}"
+    )
 
 
 def _cluster(cluster: Cluster | None) -> Iterator[Text]:
@@ -163,6 +169,8 @@ def _cluster(cluster: Cluster | None) -> Iterator[Text]:
     text.append(f", {leader}, {_margin(cluster)}")
     yield text
     yield Text(f"  {cluster.uuid}  epoch {cluster.epoch.number} ({cluster.epoch.tag})", style="dim")
+    if cluster.log_ended_at:
+        yield Text(f"  reconfigured by force to one member; its log ended at index {cluster.log_ended_at}")
     if cluster.advice:
         yield Text(f"  {cluster.advice}", style="yellow")
     if cluster.dropped:

@@ -153,6 +153,14 @@ def test_refused_configuration_dropped_members_and_unproven_library_are_not_hidd
     assert "without an address yet: controller 2" in shown
 
 
+def test_forced_reconfiguration_says_where_the_log_ended():
+    assert "log ended at index 4711" in text(cluster=cluster(**{"log-ended-at": 4711}))
+
+
+def test_controller_that_never_had_a_configuration_says_so():
+    assert "no configuration yet" in text(conf=document()["conf"] | {"generation": None}, cluster=None)
+
+
 def test_unknown_keys_are_ignored_and_an_unknown_schema_is_refused():
     assert parsed(surprise=1, cluster=cluster(more=[])).controller_id == "0"
 
