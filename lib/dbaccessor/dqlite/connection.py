@@ -1,0 +1,244 @@
+"""One conversation with one node, over any pair of asyncio streams.
+
+One request at a time, each with its own deadline. Whatever makes the state of the conversation doubtful (a
+deadline, an end, nonsense, a cancelled caller) closes the connection: it is never used again, and what the
+caller learns is NotReady where the request could not have changed anything, Indefinite where it could.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+from types import TracebackType
+from typing import TypeVar
+
+from dbaccessor import errors, statements
+from dbaccessor.dqlite import wire
+from dbaccessor.dqlite.wire import Member, Parameters, RequestType, Role, Value
+
+__all__ = ["Connection", "Member", "Result", "Role", "Rows", "Value"]
+
+# All rows of an answer are held until the last has come, so there has to be an end to them.
+MAX_RESULT_BYTES = 64 << 20
+
+_CHUNK = 64 * 1024
+# What the engine says when a row-returning write came through Exec. The write lock stays behind on that
+# connection.
+_ROWS_YIELDED = "rows yielded"
+
+_R = TypeVar("_R", bound=wire.Response)
+
+
+@dataclass(frozen=True)
+class Result:
+    last_insert_id: int
+    rows_affected: int
+
+
+@dataclass(frozen=True)
+class Rows:
+    columns: tuple[str, ...]
+    rows: tuple[tuple[Value, ...], ...]
+
+
+class Connection:
+    """Made by `open`. `usable` turns False once and for all; `close` may be called at any time, and again."""
+
+    def __init__(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, *, deadline_seconds: float
+    ) -> None:
+        self._reader = reader
+        self._writer = writer
+        self._deadline_seconds = deadline_seconds
+        self._decoder = wire.Decoder()
+        self._lock = asyncio.Lock()
+        self._closed = False
+        self._received = 0
+
+    @classmethod
+    async def open(
+        cls, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, *, deadline_seconds: float
+    ) -> Connection:
+        """Greet the node. `deadline_seconds` is what each request gets unless it says otherwise."""
+        connection = cls(reader, writer, deadline_seconds=deadline_seconds)
+        # The greeting is not answered: whether there is a node behind the streams shows with the first
+        # request.
+        writer.write(wire.HELLO)
+        return connection
+
+    @property
+    def usable(self) -> bool:
+        return not self._closed
+
+    def close(self) -> None:
+        """End the conversation at once. The node rolls an open transaction back."""
+        self._closed = True
+        # Not close(): that one waits for unsent bytes, for ever if the other side is frozen.
+        self._writer.transport.abort()
+
+    async def __aenter__(self) -> Connection:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    async def leader(self, *, deadline_seconds: float | None = None) -> tuple[int, str] | None:
+        """Return the leader's id and name as this node sees it; None if it sees none. Only a voter ever sees
+        one.
+        """
+        answer = await self._ask(RequestType.LEADER, (0,), wire.Server, deadline_seconds)
+        return (answer.dqlite_id, answer.name) if answer.dqlite_id and answer.name else None
+
+    async def cluster(self, *, deadline_seconds: float | None = None) -> tuple[Member, ...]:
+        """Return the members as this node's log has them. A node that is no leader may be behind."""
+        answer = await self._ask(RequestType.CLUSTER, (1,), wire.Members, deadline_seconds)
+        return answer.members
+
+    async def add(self, dqlite_id: int, name: str, *, deadline_seconds: float | None = None) -> None:
+        """Make a node a member, as a spare. Only the leader can."""
+        await self._ask(RequestType.ADD, (dqlite_id, name), wire.Empty, deadline_seconds, changes=True)
+
+    async def remove(self, dqlite_id: int, *, deadline_seconds: float | None = None) -> None:
+        """Remove a member, whatever its role. Only the leader can; it may remove itself."""
+        await self._ask(RequestType.REMOVE, (dqlite_id,), wire.Empty, deadline_seconds, changes=True)
+
+    async def transfer(self, dqlite_id: int, *, deadline_seconds: float | None = None) -> None:
+        """Hand leadership over to another voter. Only the leader can."""
+        await self._ask(RequestType.TRANSFER, (dqlite_id,), wire.Empty, deadline_seconds, changes=True)
+
+    async def open_database(self, name: str, *, deadline_seconds: float | None = None) -> None:
+        """Open the only database that this connection will ever have. Only the leader can; it creates a
+        missing one.
+        """
+        await self._ask(RequestType.OPEN, (name, 0, ""), wire.Database, deadline_seconds)
+
+    async def execute(
+        self, sql: str, params: Parameters = (), *, deadline_seconds: float | None = None
+    ) -> Result:
+        """Run one statement that yields no rows. Raises Refused, before anything is sent, for any other."""
+        statement = statements.check(sql, params)
+        if statement.kind is statements.Kind.READ:
+            raise errors.Refused(f"{statement.verb} yields rows: it goes through query, not execute")
+        answer = await self._ask(
+            RequestType.EXEC_SQL, (0, sql), wire.Result, deadline_seconds, parameters=params, changes=True
+        )
+        return Result(answer.last_insert_id, answer.rows_affected)
+
+    async def query(
+        self, sql: str, params: Parameters = (), *, deadline_seconds: float | None = None
+    ) -> Rows:
+        """Run one statement that only reads. Rows are returned when all have come, and confirmed to be all."""
+        statement = statements.check(sql, params)
+        if statement.kind is not statements.Kind.READ:
+            raise errors.Refused(f"{statement.verb} yields no rows: it goes through execute, not query")
+        request = wire.Request(RequestType.QUERY_SQL, (0, sql), params)
+        async with self._conversation(False, deadline_seconds):
+            self._send(request)
+            rows: list[tuple[Value, ...]] = []
+            while True:
+                part = self._expect(await self._receive(), wire.RowsPart, changes=False)
+                rows += part.rows
+                if part.done:
+                    return Rows(part.columns, tuple(rows))
+                if self._received > MAX_RESULT_BYTES:
+                    self.close()
+                    raise errors.Refused(
+                        f"the result is larger than {MAX_RESULT_BYTES} bytes; ask for less at a time"
+                    )
+
+    async def _ask(
+        self,
+        kind: RequestType,
+        fields: tuple[int | str, ...],
+        expected: type[_R],
+        deadline_seconds: float | None,
+        *,
+        parameters: Parameters = (),
+        changes: bool = False,
+    ) -> _R:
+        request = wire.Request(kind, fields, parameters)
+        async with self._conversation(changes, deadline_seconds):
+            self._send(request)
+            return self._expect(await self._receive(), expected, changes=changes)
+
+    def _conversation(self, changes: bool, deadline_seconds: float | None) -> _Conversation:
+        seconds = self._deadline_seconds if deadline_seconds is None else deadline_seconds
+        return _Conversation(self, self._lock, changes, seconds)
+
+    def _send(self, request: wire.Request) -> None:
+        try:
+            data = wire.encode(request)
+        except wire.ProtocolError as error:
+            raise errors.Refused(str(error)) from error
+        self._received = 0
+        self._writer.write(data)
+
+    async def _receive(self) -> wire.Response:
+        while (response := self._decoder.next()) is None:
+            data = await self._reader.read(_CHUNK)
+            if not data:
+                raise EOFError("the node ended the connection")
+            self._received += len(data)
+            self._decoder.feed(data)
+        return response
+
+    def _expect(self, response: wire.Response, expected: type[_R], *, changes: bool) -> _R:
+        if isinstance(response, expected):
+            return response
+        if not isinstance(response, wire.Failure):
+            raise wire.ProtocolError(f"{type(response).__name__} came instead of {expected.__name__}")
+        if not errors.is_plain(response.code) or _ROWS_YIELDED in response.message:
+            self.close()
+        raise errors.from_failure(response.code, response.message, changes=changes)
+
+
+class _Conversation:
+    """The time from a request to its whole answer: alone on the connection, within a deadline.
+
+    The connection is closed if that ends in any other way than by an answer that the protocol foresees.
+    """
+
+    def __init__(self, connection: Connection, lock: asyncio.Lock, changes: bool, seconds: float) -> None:
+        self._connection = connection
+        self._lock = lock
+        self._changes = changes
+        self._seconds = seconds
+        self._timeout = asyncio.timeout(seconds)
+
+    async def __aenter__(self) -> None:
+        # Waiting for the turn counts as well. Nothing has been sent then, so the connection stays as it is.
+        await self._timeout.__aenter__()
+        try:
+            await self._lock.acquire()
+        except asyncio.CancelledError as error:
+            try:
+                await self._timeout.__aexit__(type(error), error, error.__traceback__)
+            except TimeoutError:
+                raise errors.NotReady(f"the connection was busy for {self._seconds:g} s") from error
+            raise
+        if not self._connection.usable:
+            self._lock.release()
+            await self._timeout.__aexit__(None, None, None)
+            raise errors.NotReady("the connection is closed")
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._lock.release()
+        late = False
+        try:
+            await self._timeout.__aexit__(kind, error, trace)
+        except TimeoutError:
+            late = True
+        if error is None or isinstance(error, errors.DbAccessorError):
+            return
+        self._connection.close()
+        if late:
+            ended = f"no answer within {self._seconds:g} s"
+        elif isinstance(error, (OSError, EOFError, wire.ProtocolError)):
+            ended = str(error) or type(error).__name__
+        else:
+            return
+        raise errors.from_ended(ended, changes=self._changes) from error

@@ -1,0 +1,202 @@
+"""The data directory of a node, as files: is there data, whose is it, how far does its log reach.
+
+Everything here only reads, except put_aside, which renames. The names and the format are those of the raft
+library inside libdqlite:
+
+| file | meaning |
+|---|---|
+| metadata1, metadata2 | the newest term and vote, the newer of the two counts |
+| 0000000000000001-0000000000000035 | a closed segment: entries 1 to 35 |
+| open-7 | a segment being written: a format word, then batches of entries, then zeros |
+| snapshot-T-I-MS, snapshot-T-I-MS.meta | the state up to entry I of term T; counts only when both are there |
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import struct
+import time
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO, Final
+
+_METADATA = frozenset({"metadata1", "metadata2"})
+_CLOSED: Final = re.compile(r"(\d{16,20})-(\d{16,20})")
+_OPEN: Final = re.compile(r"open-(\d{1,20})")
+_SNAPSHOT: Final = re.compile(r"snapshot-(\d{1,20})-(\d{1,20})-(\d{1,20})")
+_META_SUFFIX = ".meta"
+
+_FORMAT = 1
+_WORD: Final = struct.Struct("<Q")
+_CHECKSUMS: Final = struct.Struct("<II")
+_ENTRY: Final = struct.Struct("<QB3xI")
+# The library makes segments of 8 MiB, and an entry takes at least four words.
+_MAX_SEGMENT_BYTES = 64 << 20
+_MAX_ENTRIES = _MAX_SEGMENT_BYTES // 32
+
+# A running node renames its open segments while we read them; then the list is read again.
+_ATTEMPTS = 5
+
+
+def has_data(directory: Path) -> bool:
+    """True when a node has ever written here. Files that are not raft's (a lock, a marker of ours) do not
+    count.
+    """
+    return any(_is_data(name) for name in _names(directory))
+
+
+def _is_data(name: str) -> bool:
+    patterns = (_CLOSED, _OPEN, _SNAPSHOT)
+    return name in _METADATA or any(p.fullmatch(name.removesuffix(_META_SUFFIX)) for p in patterns)
+
+
+def fingerprint(directory: Path) -> str:
+    """Return a text that differs between this directory and any copy of it. Raises OSError if it is not
+    there.
+
+    The number of the file system, not of the device: devices are numbered anew at each boot.
+    """
+    inode = directory.stat().st_ino
+    file_system = os.statvfs(directory).f_fsid & (2**64 - 1)
+    return f"{file_system:x}-{inode:x}"
+
+
+def put_aside(directory: Path, into: Path, reason: str) -> Path:
+    """Rename `directory` into the folder `into` (same file system), durably. Returns its new path.
+
+    The name tells when and why. The directory is either at the old place or at the new one, never at both or
+    neither.
+    """
+    into.mkdir(mode=0o700, parents=True, exist_ok=True)
+    words = re.sub(r"[^a-z0-9]+", "-", reason.lower()).strip("-")[:60].rstrip("-") or "unnamed"
+    stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
+    number = 0
+    while True:
+        target = into / f"{directory.name}-{stamp}-{words}{f'-{number}' if number else ''}"
+        if not os.path.lexists(target):
+            break
+        number += 1
+    directory.rename(target)
+    for parent in {into, directory.parent}:
+        _fsync_directory(parent)
+    return target
+
+
+def _fsync_directory(directory: Path) -> None:
+    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def last_index_on_disk(directory: Path) -> int:
+    """Return the index of the newest whole entry in the log here, 0 if there is none. Works beside a running
+    node.
+
+    It is a lower bound of what the node has: entries that are being written may be missing. It says nothing
+    of what is committed: the end of a deposed leader's log may be cut off later.
+    """
+    best = 0
+    for _ in range(_ATTEMPTS):
+        before = _Listing.of(directory)
+        index, whole = before.last_index(directory)
+        best = max(best, index)
+        if whole and _Listing.of(directory) == before:
+            return index
+    return best
+
+
+@dataclass(frozen=True)
+class _Listing:
+    snapshot: int
+    """The last index of the newest snapshot."""
+    closed: int
+    """The last index of the closed segments that follow one another up to the newest."""
+    opened: tuple[int, ...]
+    """The counters of open segments, oldest first."""
+
+    @staticmethod
+    def of(directory: Path) -> _Listing:
+        names = set(_names(directory))
+        snapshots = [
+            (int(match[1]), int(match[2]), int(match[3]))
+            for name in names
+            if (match := _SNAPSHOT.fullmatch(name)) and name + _META_SUFFIX in names
+        ]
+        closed = [int(match[2]) for name in names if (match := _CLOSED.fullmatch(name))]
+        opened = sorted(int(match[1]) for name in names if (match := _OPEN.fullmatch(name)))
+        return _Listing(max(snapshots)[1] if snapshots else 0, max(closed, default=0), tuple(opened))
+
+    def last_index(self, directory: Path) -> tuple[int, bool]:
+        """Return the last index, and False if a file was renamed away meanwhile.
+
+        Entries of open segments carry no number: they follow the newest closed segment, or the snapshot if
+        there is none (a node that received a snapshot starts its log anew behind it).
+        """
+        index = self.closed or self.snapshot
+        for counter in self.opened:
+            try:
+                with (directory / f"open-{counter}").open("rb") as file:
+                    count = _count_entries(file)
+            except FileNotFoundError:
+                return max(index, self.snapshot), False
+            if count == 0:
+                break  # Prepared for later, as are all behind it.
+            index += count
+        return max(index, self.snapshot), True
+
+
+def _names(directory: Path) -> list[str]:
+    try:
+        return [entry.name for entry in directory.iterdir()]
+    except FileNotFoundError:
+        return []
+
+
+def _count_entries(file: BinaryIO) -> int:
+    """Count the entries of the whole batches at the beginning of an open segment; stop at the first that is
+    not.
+    """
+    if _read_word(file) != _FORMAT:
+        return 0
+    total = 0
+    while count := _read_batch(file):
+        total += count
+    return total
+
+
+def _read_batch(file: BinaryIO) -> int:
+    """Read one batch and return its number of entries, 0 if there is no whole batch here."""
+    checksums = file.read(_CHECKSUMS.size)
+    count = _read_word(file)
+    if len(checksums) < _CHECKSUMS.size or not 0 < count <= _MAX_ENTRIES:
+        return 0
+    header_sum, data_sum = _CHECKSUMS.unpack(checksums)
+    entries = file.read(count * _ENTRY.size)
+    if len(entries) < count * _ENTRY.size or _checksum(_WORD.pack(count) + entries) != header_sum:
+        return 0
+    size = sum((size + 7) // 8 * 8 for _term, _kind, size in _ENTRY.iter_unpack(entries))
+    if size > _MAX_SEGMENT_BYTES:
+        return 0
+    data = file.read(size)
+    return count if len(data) == size and _checksum(data) == data_sum else 0
+
+
+def _read_word(file: BinaryIO) -> int:
+    data = file.read(_WORD.size)
+    return int(_WORD.unpack(data)[0]) if len(data) == _WORD.size else 0
+
+
+_REVERSED = bytes(int(f"{byte:08b}"[::-1], 2) for byte in range(256))
+
+
+def _checksum(data: bytes) -> int:
+    """Return raft's checksum: CRC-32 with the usual polynomial, highest bit first, from 0 and not inverted.
+
+    zlib computes it lowest bit first; reversing the bits of every byte and of the result makes them the same.
+    """
+    mirrored = zlib.crc32(data.translate(_REVERSED), 0xFFFFFFFF) ^ 0xFFFFFFFF
+    return int.from_bytes(mirrored.to_bytes(4, "little").translate(_REVERSED), "big")

@@ -1,0 +1,401 @@
+"""Dqlite's client protocol, version 1, as bytes and values. No I/O here.
+
+A connection begins with HELLO, which is never answered. Then each message is a header (number of 8-byte words
+of the body, type, schema) and a body of little-endian words; text ends with NUL and is padded to a word. A
+request is answered by one message, a query by several, of which only the last is marked done.
+"""
+
+from __future__ import annotations
+
+import enum
+import struct
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+HELLO: Final = struct.pack("<Q", 1)
+
+# Nothing that this project asks comes near it; a header that claims more is nonsense, or an attack.
+MAX_BODY_BYTES = 64 << 20
+
+Value = int | float | str | bytes | None
+Parameters = Sequence[Value]
+
+_HEADER: Final = struct.Struct("<IBBH")
+_U64: Final = struct.Struct("<Q")
+_I64: Final = struct.Struct("<q")
+_F64: Final = struct.Struct("<d")
+_U32_PAIR: Final = struct.Struct("<II")
+_WORD = 8
+
+_ROWS_DONE: Final = b"\xff" * _WORD
+_ROWS_MORE: Final = b"\xee" * _WORD
+
+# With more parameters than fit into a byte, the second form of the same request is used.
+_MAX_SHORT_PARAMETERS = 255
+
+
+class ProtocolError(ValueError):
+    """The bytes are no message of this protocol. The connection they came from is of no further use."""
+
+
+class RequestType(enum.IntEnum):
+    LEADER = 0
+    OPEN = 3
+    EXEC_SQL = 8
+    QUERY_SQL = 9
+    ADD = 12
+    REMOVE = 14
+    CLUSTER = 16
+    TRANSFER = 17
+
+
+class _Field(enum.Enum):
+    U64 = enum.auto()
+    TEXT = enum.auto()
+
+
+# What each request carries; those of the second table carry parameters behind it. Every one has at least one
+# field: a request without words in its body is never answered.
+_U64F, _TEXT = _Field.U64, _Field.TEXT
+_REQUESTS: Final[dict[RequestType, tuple[_Field, ...]]] = {
+    RequestType.LEADER: (_U64F,),
+    RequestType.OPEN: (_TEXT, _U64F, _TEXT),  # name, flags, vfs
+    RequestType.EXEC_SQL: (_U64F, _TEXT),  # database, statement
+    RequestType.QUERY_SQL: (_U64F, _TEXT),
+    RequestType.ADD: (_U64F, _TEXT),  # id, address
+    RequestType.REMOVE: (_U64F,),  # id
+    RequestType.CLUSTER: (_U64F,),  # format; 1 has the roles
+    RequestType.TRANSFER: (_U64F,),  # id
+}
+_WITH_PARAMETERS = frozenset({RequestType.EXEC_SQL, RequestType.QUERY_SQL})
+
+
+@dataclass(frozen=True)
+class Request:
+    type: RequestType
+    fields: tuple[int | str, ...]
+    parameters: Parameters = ()
+
+
+class Role(enum.IntEnum):
+    """A member's role, as the wire numbers it. `str()` gives the word that status and documents use."""
+
+    VOTER = 0
+    STANDBY = 1
+    SPARE = 2
+
+    def __str__(self) -> str:
+        return ("voter", "stand-by", "spare")[self]
+
+
+@dataclass(frozen=True)
+class Member:
+    dqlite_id: int
+    name: str
+    role: Role
+
+
+@dataclass(frozen=True)
+class Failure:
+    code: int
+    message: str
+
+
+@dataclass(frozen=True)
+class Server:
+    """The leader as the asked node sees it; id 0 and an empty name when it sees none."""
+
+    dqlite_id: int
+    name: str
+
+
+@dataclass(frozen=True)
+class Members:
+    members: tuple[Member, ...]
+
+
+@dataclass(frozen=True)
+class Database:
+    database_id: int
+
+
+@dataclass(frozen=True)
+class Result:
+    last_insert_id: int
+    rows_affected: int
+
+
+@dataclass(frozen=True)
+class RowsPart:
+    """Some rows of an answer. They count only when a part with `done` has come."""
+
+    columns: tuple[str, ...]
+    rows: tuple[tuple[Value, ...], ...]
+    done: bool
+
+
+@dataclass(frozen=True)
+class Empty:
+    pass
+
+
+Response = Failure | Server | Members | Database | Result | RowsPart | Empty
+
+
+def encode(request: Request) -> bytes:
+    """Return the bytes of a request. Raises ProtocolError for what the wire cannot carry (NUL in text, big
+    numbers).
+    """
+    body = bytearray()
+    for kind, value in zip(_REQUESTS[request.type], request.fields, strict=True):
+        body += _encode_text(str(value)) if kind is _Field.TEXT else _encode_u64(int(value))
+    schema = 0
+    if request.parameters:
+        if request.type not in _WITH_PARAMETERS:
+            raise ProtocolError(f"{request.type.name} takes no parameters")
+        schema = int(len(request.parameters) > _MAX_SHORT_PARAMETERS)
+        body += _encode_parameters(request.parameters, schema)
+    if len(body) > MAX_BODY_BYTES:
+        raise ProtocolError(f"a request of {len(body)} bytes is larger than {MAX_BODY_BYTES}")
+    return _HEADER.pack(len(body) // _WORD, request.type, schema, 0) + body
+
+
+def _encode_u64(value: int) -> bytes:
+    if not 0 <= value < 2**64:
+        raise ProtocolError(f"{value} does not fit into 64 bits")
+    return _U64.pack(value)
+
+
+def _encode_text(text: str) -> bytes:
+    try:
+        data = text.encode()
+    except UnicodeEncodeError as error:
+        raise ProtocolError(f"text is not valid Unicode: {error.reason}") from error
+    if b"\0" in data:
+        raise ProtocolError("text contains NUL, at which the other side would cut it")
+    return data + bytes(_WORD - len(data) % _WORD)
+
+
+def _encode_parameters(values: Parameters, schema: int) -> bytes:
+    codes = bytearray(struct.pack("<I", len(values)) if schema else bytes([len(values)]))
+    data = bytearray()
+    for value in values:
+        code, encoded = _encode_value(value)
+        codes.append(code)
+        data += encoded
+    return bytes(codes) + bytes(-len(codes) % _WORD) + bytes(data)
+
+
+_INTEGER, _FLOAT, _TEXT_CODE, _BLOB, _NULL, _UNIXTIME, _ISO8601, _BOOLEAN = 1, 2, 3, 4, 5, 9, 10, 11
+
+
+def _encode_value(value: Value) -> tuple[int, bytes]:
+    match value:
+        case None:
+            return _NULL, bytes(_WORD)
+        case int():
+            if not -(2**63) <= value < 2**63:
+                raise ProtocolError(f"{value} does not fit into a 64-bit integer")
+            return _INTEGER, _I64.pack(value)
+        case float():
+            if value != value:
+                raise ProtocolError("NaN would be stored as NULL")
+            return _FLOAT, _F64.pack(value)
+        case str():
+            return _TEXT_CODE, _encode_text(value)
+        case bytes():
+            return _BLOB, _U64.pack(len(value)) + value + bytes(-len(value) % _WORD)
+        case _:
+            raise ProtocolError(f"a parameter cannot be of type {type(value).__name__}")
+
+
+class Decoder:
+    """Turns a stream of bytes into responses. Holds what has arrived and no more: a header alone allocates
+    nothing.
+    """
+
+    def __init__(self, max_body_bytes: int = MAX_BODY_BYTES) -> None:
+        self._max_body_bytes = max_body_bytes
+        self._buffer = bytearray()
+
+    def feed(self, data: bytes) -> None:
+        self._buffer += data
+
+    @property
+    def pending(self) -> int:
+        """How many bytes wait for the rest of their message."""
+        return len(self._buffer)
+
+    def next(self) -> Response | None:
+        """Return the next whole response, or None if more bytes are needed. Raises ProtocolError."""
+        if len(self._buffer) < _HEADER.size:
+            return None
+        words, kind, schema, _extra = _HEADER.unpack_from(self._buffer)
+        size = words * _WORD
+        if size > self._max_body_bytes:
+            raise ProtocolError(f"a response claims {size} bytes, more than {self._max_body_bytes}")
+        end = _HEADER.size + size
+        if len(self._buffer) < end:
+            return None
+        body = bytes(self._buffer[_HEADER.size : end])
+        del self._buffer[:end]
+        decode = _RESPONSES.get(kind)
+        if decode is None or schema != 0:
+            raise ProtocolError(f"a response of type {kind}, schema {schema} is not known")
+        return decode(body)
+
+
+class _Cursor:
+    """Reads fields from a body; every read checks that the bytes are there."""
+
+    def __init__(self, body: bytes) -> None:
+        self._body = body
+        self._offset = 0
+
+    @property
+    def left(self) -> int:
+        return len(self._body) - self._offset
+
+    def take(self, size: int) -> bytes:
+        if size > self.left:
+            raise ProtocolError(f"a response ends {size - self.left} bytes too early")
+        self._offset += size
+        return self._body[self._offset - size : self._offset]
+
+    def u64(self) -> int:
+        return int(_U64.unpack(self.take(_WORD))[0])
+
+    def text(self) -> str:
+        end = self._body.find(b"\0", self._offset)
+        if end < 0:
+            raise ProtocolError("a text in a response does not end")
+        data = self._body[self._offset : end]
+        self.take((len(data) // _WORD + 1) * _WORD)
+        # The engine stores what it was given; a text that is no UTF-8 must not make its row unreadable.
+        return data.decode("utf-8", "replace")
+
+    def marker(self) -> bytes | None:
+        """Return the marker that ends a part of rows if it is next, and step over it."""
+        word = self._body[self._offset : self._offset + _WORD]
+        if word not in (_ROWS_DONE, _ROWS_MORE):
+            return None
+        self._offset += _WORD
+        return word
+
+    def end(self) -> None:
+        if self.left:
+            raise ProtocolError(f"a response has {self.left} bytes too many")
+
+
+def _decode_failure(body: bytes) -> Failure:
+    """Decode from the end: a failure that answers a query has the query's columns and rows in front of it.
+
+    The text ends in the last word and its earlier words contain no NUL; the code before it does, being small.
+    """
+    start = len(body) - _WORD
+    while start >= _WORD and 0 not in body[start - _WORD : start]:
+        start -= _WORD
+    if start < _WORD or 0 not in body[-_WORD:]:
+        raise ProtocolError("a failure without a code")
+    (code,) = _U64.unpack_from(body, start - _WORD)
+    if code > 0xFFFFFFFF:
+        raise ProtocolError(f"a failure with the impossible code {code}")
+    return Failure(code, body[start:].split(b"\0", 1)[0].decode("utf-8", "replace"))
+
+
+def _decode_server(body: bytes) -> Server:
+    cursor = _Cursor(body)
+    server = Server(cursor.u64(), cursor.text())
+    cursor.end()
+    return server
+
+
+def _decode_members(body: bytes) -> Members:
+    cursor = _Cursor(body)
+    count = cursor.u64()
+    if count > cursor.left // (3 * _WORD):
+        raise ProtocolError(f"{count} members do not fit into {cursor.left} bytes")
+    members: list[Member] = []
+    for _ in range(count):
+        dqlite_id, name, role = cursor.u64(), cursor.text(), cursor.u64()
+        if role > Role.SPARE:
+            raise ProtocolError(f"{name} has the unknown role {role}")
+        members.append(Member(dqlite_id, name, Role(role)))
+    cursor.end()
+    return Members(tuple(members))
+
+
+def _decode_database(body: bytes) -> Database:
+    cursor = _Cursor(body)
+    database_id, _padding = _U32_PAIR.unpack(cursor.take(_WORD))
+    cursor.end()
+    return Database(int(database_id))
+
+
+def _decode_result(body: bytes) -> Result:
+    cursor = _Cursor(body)
+    # The row id is signed in SQLite and travels as the same 64 bits.
+    result = Result(int(_I64.unpack(cursor.take(_WORD))[0]), cursor.u64())
+    cursor.end()
+    return result
+
+
+def _decode_empty(body: bytes) -> Empty:
+    cursor = _Cursor(body)
+    cursor.u64()
+    cursor.end()
+    return Empty()
+
+
+def _decode_rows(body: bytes) -> RowsPart:
+    cursor = _Cursor(body)
+    count = cursor.u64()
+    if count > cursor.left // _WORD:
+        raise ProtocolError(f"{count} columns do not fit into {cursor.left} bytes")
+    columns = tuple(cursor.text() for _ in range(count))
+    rows: list[tuple[Value, ...]] = []
+    # Four bits a column. All bits set cannot be a row's codes: there is no type 15 or 14.
+    code_bytes = ((count + 1) // 2 + _WORD - 1) // _WORD * _WORD
+    while (marker := cursor.marker()) is None:
+        if not count:
+            raise ProtocolError("a row without columns")
+        codes = cursor.take(code_bytes)
+        rows.append(tuple(_decode_value(codes[i // 2] >> i % 2 * 4 & 0xF, cursor) for i in range(count)))
+    cursor.end()
+    return RowsPart(columns, tuple(rows), marker == _ROWS_DONE)
+
+
+def _decode_value(code: int, cursor: _Cursor) -> Value:
+    match code:
+        case 1 | 9:  # _INTEGER, _UNIXTIME
+            return int(_I64.unpack(cursor.take(_WORD))[0])
+        case 2:
+            return float(_F64.unpack(cursor.take(_WORD))[0])
+        case 3 | 10:  # text, _ISO8601
+            return cursor.text()
+        case 4:
+            size = cursor.u64()
+            if size > cursor.left:
+                raise ProtocolError(f"a blob of {size} bytes does not fit into {cursor.left}")
+            data = cursor.take(size)
+            cursor.take(-size % _WORD)
+            return data
+        case 5:
+            cursor.take(_WORD)
+            return None
+        case 11:
+            return bool(cursor.u64())
+        case _:
+            raise ProtocolError(f"a value of the unknown type {code}")
+
+
+_RESPONSES: Final[dict[int, Callable[[bytes], Response]]] = {
+    0: _decode_failure,
+    1: _decode_server,
+    3: _decode_members,
+    4: _decode_database,
+    6: _decode_result,
+    7: _decode_rows,
+    8: _decode_empty,
+}

@@ -1,0 +1,102 @@
+"""What a caller can do about it: the errors of this package, named after the answer to that question.
+
+| class | what happened | what the caller can do |
+|---|---|---|
+| NotReady | nothing was done, for a reason that passes | wait, then ask again |
+| NotLeader | nothing was done, another node leads | go to the leader |
+| Indefinite | it may have been done | look before doing it again |
+| Refused | nothing was done, and asking again changes nothing | correct the request |
+
+Codes of the C library and of the wire are translated here and nowhere else.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+
+class DbAccessorError(Exception):
+    """Base of all errors of this package. `code` is the engine's (0: none), `address` a node's name ("":
+    none).
+    """
+
+    def __init__(self, message: str, *, code: int = 0, address: str = "") -> None:
+        super().__init__(message)
+        self.code = code
+        self.address = address
+
+
+class NotReady(DbAccessorError):
+    """Nothing was done, and it may succeed later: no leader yet, the database is busy, a deadline passed."""
+
+
+class NotLeader(DbAccessorError):
+    """Nothing was done: the node that was asked does not lead. `address` is the leader, where known."""
+
+
+class Indefinite(DbAccessorError):
+    """It may have been done: leadership was lost, or the connection ended, before the answer came."""
+
+
+class Refused(DbAccessorError):
+    """Nothing was done: the request itself is wrong, or a rule of the database forbids it."""
+
+
+class LibraryTooOld(DbAccessorError):
+    """libdqlite is missing, or lacks what this package needs. The message names the version needed."""
+
+
+# SQLite's primary result codes (the low byte of an extended one) and what Dqlite adds to them.
+OK: Final = 0
+ERROR: Final = 1
+BUSY: Final = 5
+IOERR: Final = 10
+NOT_FOUND: Final = 12
+NOT_LEADER: Final = IOERR | 40 << 8
+LEADERSHIP_LOST: Final = IOERR | 41 << 8
+
+# Libraries before 1.18 used these numbers, which SQLite has given to other errors since.
+_NOT_LEADER_CODES = frozenset({NOT_LEADER, IOERR | 32 << 8})
+
+# Primary codes with which SQLite says that it did not carry the statement out. Everything else is not trusted
+# so far.
+_PLAIN = frozenset({0, 1, 2, 3, 4, 6, 7, 8, 9, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23, 24, 25, 26})
+# Dqlite's own: "I could not read this request".
+_PROTOCOL = range(1001, 1006)
+
+
+def is_plain(code: int) -> bool:
+    """True when this failure says only that the statement was wrong, so that the connection stays good."""
+    return code in _PROTOCOL or code & 0xFF in _PLAIN
+
+
+def from_failure(code: int, text: str, *, changes: bool, address: str = "") -> DbAccessorError:
+    """Translate a failure that a node answered. `changes` says whether the request could have changed
+    anything.
+    """
+    message = f"{text} (code {code})"
+    if code in _NOT_LEADER_CODES:
+        return NotLeader(message, code=code, address=address)
+    if code & 0xFF == BUSY or code == NOT_FOUND:
+        # NOT_FOUND means that the connection's database was closed under it, by a change of leader.
+        return NotReady(message, code=code, address=address)
+    if is_plain(code):
+        return Refused(message, code=code, address=address)
+    return (Indefinite if changes else NotReady)(message, code=code, address=address)
+
+
+def from_ended(what: str, *, changes: bool, address: str = "") -> DbAccessorError:
+    """Translate an answer that never came: the connection ended, went silent, or spoke nonsense."""
+    return (Indefinite if changes else NotReady)(what, address=address)
+
+
+_C_CODES = {1: "error", 2: "misuse of the library", 3: "out of memory"}
+
+
+def from_library(operation: str, code: int, text: str) -> DbAccessorError:
+    """Translate a return code of libdqlite. `text` is what dqlite_node_errmsg said ("": nothing)."""
+    reason = text or _C_CODES.get(code, "unknown error")
+    message = f"{operation} failed: {reason} (code {code})"
+    if "couldn't lock" in text:
+        return NotReady(f"{message}; another process uses this directory", code=code)
+    return Refused(message, code=code)
