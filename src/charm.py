@@ -1,0 +1,265 @@
+#!/usr/bin/env python3
+"""Flow 1, first half, wired up: every event -> reconcile(): read everything, publish, render, see that controllerd runs.
+
+Handlers have no logic of their own, nothing is stored between hooks, and running any hook twice changes nothing.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import uuid
+from collections.abc import Mapping
+
+import ops
+from charmlibs import systemd
+
+import bindaddress
+import controllerconf
+import controlsocket
+import dbcluster
+import facts
+import paths
+import topology
+import unitstatus
+import workload
+from dbaccessor import confsocket
+from facts import Facts
+from topology import Rendered
+
+logger = logging.getLogger(__name__)
+
+PORTS = (ops.Port("tcp", 17666), ops.Port("tcp", 17070))
+LATENCY = "network-latency-ms"
+LATENCY_RANGE = range(5, 1001)
+LATENCY_DEFAULT = 10
+
+
+class ControllerEvents(ops.CharmEvents):
+    """Juju's events, and the one that controllerd asks for when its cluster changed."""
+
+    db_state_changed = ops.EventSource(ops.EventBase)
+
+
+class ControllerCharm(ops.CharmBase):
+    """The controller charm: one controllerd a unit, all of them one Dqlite cluster."""
+
+    on = ControllerEvents()  # pyright: ignore[reportAssignmentType]  # ops' own way to add an event.
+
+    def __init__(self, framework: ops.Framework) -> None:
+        super().__init__(framework)
+        # What the operator is to know, in the order it was found. None: this hook has nothing to say (an action).
+        self._statuses: list[ops.StatusBase] | None = None
+        self._node: controlsocket.Status | None = None
+        cluster = self.on[dbcluster.ENDPOINT]
+        for event in (
+            self.on.install,
+            self.on.config_changed,
+            self.on.start,
+            self.on.update_status,
+            self.on.upgrade_charm,
+            self.on.leader_elected,
+            self.on.db_state_changed,
+            cluster.relation_created,
+            cluster.relation_joined,
+            cluster.relation_changed,
+            cluster.relation_departed,
+            cluster.relation_broken,
+        ):
+            framework.observe(event, self._on_event)
+        framework.observe(self.on.stop, self._on_stop)
+        framework.observe(self.on.remove, self._on_remove)
+        framework.observe(self.on.get_cluster_action, self._on_get_cluster)
+        framework.observe(self.on.collect_unit_status, self._on_collect_unit_status)
+        framework.observe(self.on.collect_app_status, self._on_collect_app_status)
+
+    def _on_event(self, event: ops.EventBase) -> None:
+        self.reconcile(event)
+
+    def reconcile(self, event: ops.EventBase) -> None:
+        """Bring databags, controller.conf and service to where all the facts together say they belong."""
+        self._statuses = []
+        now = facts.read(self, event)
+        if now.leaving:
+            logger.info("this unit is leaving: nothing is published or rendered")
+            self._say(ops.MaintenanceStatus("leaving the cluster"))
+            return
+        changed_code = workload.install(self.charm_dir, self.unit.name)
+        self.unit.set_ports(*PORTS)
+        shared = self._shared(now)
+        rewritten = self._publish_and_render(now, shared)
+        started = False if isinstance(event, ops.InstallEvent) else self._run(restart=changed_code)
+        if (rewritten or started) and self._is_named():
+            self._node = controlsocket.wait_until_serving(paths.STATE_DIR)
+            self._publish_state(now)
+        else:
+            self._node = controlsocket.status(paths.STATE_DIR)
+        if not isinstance(event, ops.InstallEvent):
+            self._say(unitstatus.of_node(self._node))
+        if self._node is not None and self._node.dqlite_version:
+            self.unit.set_workload_version(self._node.dqlite_version)
+
+    def _shared(self, now: Facts) -> str:
+        """Return the address to share, and tell the operator what is wrong with the binding."""
+        shared = bindaddress.share(now.network.choice, now.own.address, in_use=now.address_in_use)
+        match now.network.choice:
+            case bindaddress.Ambiguous() | bindaddress.NoneLocal() as choice:
+                self._say(ops.BlockedStatus(choice.reason(self.app.name)))
+            case bindaddress.Missing() as choice:
+                self._say(ops.WaitingStatus(choice.reason))
+            case None:
+                self._say(ops.WaitingStatus(now.network.failure))
+            case bindaddress.Unique():
+                pass
+        if shared.pending:
+            self._say(
+                ops.WaitingStatus(
+                    f"address {shared.address} is gone and {shared.pending} is not taken while a member runs:"
+                    " restore it, or replace this unit"
+                )
+            )
+        return shared.address
+
+    def _publish_and_render(self, now: Facts, address: str) -> bool:
+        """Write this unit's bag, the leader's decisions and the file. Return whether the file changed."""
+        if now.relation is None:
+            self._say(ops.WaitingStatus("waiting for the db-cluster peer relation"))
+            return False
+        own = dataclasses.replace(
+            now.own,
+            schema=dbcluster.SCHEMA,
+            controller_id=now.controller_id,
+            address=address,
+            cluster_uuid=now.disk_uuid or now.own.cluster_uuid,
+            db_state=now.node_state or now.own.db_state,
+        )
+        app = self._decide(now, own)
+        changed = app is not None and self._render(now, app)
+        if on_disk := controllerconf.read(paths.STATE_DIR):
+            own = dataclasses.replace(own, rendered=on_disk.generation, digest=dbcluster.digest(on_disk))
+        self._write(now.relation.data[self.unit], own.dump())
+        return changed
+
+    def _decide(self, now: Facts, own: dbcluster.UnitBag) -> dbcluster.AppBag | None:
+        """Return the bag to render: the published one, or what the leader publishes now. None: nothing to render yet."""
+        if now.problem:
+            self._say(ops.BlockedStatus(now.problem))
+            return None
+        app = now.app
+        if self.unit.is_leader():
+            assert now.relation is not None
+            on_disk = (
+                Rendered(now.on_disk.generation, dbcluster.digest(now.on_disk)) if now.on_disk else Rendered()
+            )
+            view = topology.View(now.app, {**now.peers, now.unit: own}, now.goal, on_disk)
+            proposal = topology.propose(view, lambda: str(uuid.uuid4()))
+            for reason in proposal.reasons:
+                logger.log(logging.INFO if proposal.app != now.app else logging.DEBUG, "leader: %s", reason)
+            self._write(now.relation.data[self.app], proposal.app.dump())
+            if not proposal.acts_on(now.app):
+                self._say(ops.WaitingStatus("the new cluster's founder is published, and not yet read back"))
+                return None
+            app = proposal.app
+        if not app.generation:
+            self._say(ops.WaitingStatus("waiting for the leader to publish the controller addresses"))
+            return None
+        if now.controller_id in app.departed:
+            self._say(
+                ops.BlockedStatus(
+                    f"controller {now.controller_id} has departed for good: remove this unit, add another"
+                )
+            )
+        elif address_missing := own.address and now.controller_id not in app.addresses:
+            assert address_missing
+            self._say(ops.WaitingStatus("waiting for the leader to publish this unit's address"))
+        return app
+
+    def _render(self, now: Facts, app: dbcluster.AppBag) -> bool:
+        """Write controller.conf and nudge its reader. Return whether it changed."""
+        view = app.conf(
+            now.controller_id,
+            network_latency_ms=self._latency(now),
+            extra=now.on_disk.extra if now.on_disk else {},
+        )
+        try:
+            changed = controllerconf.write(view, paths.STATE_DIR)
+        except controllerconf.NotRendered as error:
+            logger.warning("controller.conf stays as it is: %s", error)
+            self._say(ops.WaitingStatus(f"controller.conf not written: {error}"))
+            return False
+        if changed:
+            heard = confsocket.reload(paths.STATE_DIR)
+            logger.info(
+                "generation %s rendered, controllerd %s",
+                view.generation,
+                "told" if heard else "not there yet",
+            )
+        return changed
+
+    def _latency(self, now: Facts) -> int:
+        """Return the latency setting; one out of range is reported and leaves the setting in force as it is."""
+        wanted = self.config.get(LATENCY, LATENCY_DEFAULT)
+        if isinstance(wanted, int) and wanted in LATENCY_RANGE:
+            return wanted
+        self._say(ops.BlockedStatus(f"option {LATENCY} is {wanted}: set it to 5...1000"))
+        return now.on_disk.network_latency_ms if now.on_disk else LATENCY_DEFAULT
+
+    def _run(self, *, restart: bool) -> bool:
+        try:
+            return workload.ensure_running(restart=restart)
+        except systemd.SystemdError as error:
+            logger.error("%s", error)
+            self._say(
+                ops.BlockedStatus(
+                    f"{workload.SERVICE} does not start: see `journalctl -u {workload.SERVICE}`"
+                )
+            )
+            return False
+
+    def _is_named(self) -> bool:
+        on_disk = controllerconf.read(paths.STATE_DIR)
+        return on_disk is not None and on_disk.own_address is not None
+
+    def _publish_state(self, now: Facts) -> None:
+        """Publish what the node became during this hook, so that the others need not wait for the next one."""
+        state = controlsocket.db_state(paths.STATE_DIR)
+        if state and now.relation is not None:
+            self._write(now.relation.data[self.unit], {"db-state": state})
+
+    def _write(self, bag: ops.RelationDataContent, wanted: Mapping[str, str]) -> None:
+        for key, value in wanted.items():
+            if bag.get(key, "") != value:
+                bag[key] = value
+
+    def _say(self, status: ops.StatusBase) -> None:
+        if self._statuses is not None:
+            self._statuses.append(status)
+
+    def _on_stop(self, _: ops.StopEvent) -> None:
+        logger.info("this unit %s", controlsocket.leave(paths.STATE_DIR))
+        workload.stop()
+        self._statuses = [ops.MaintenanceStatus("controllerd stopped")]
+
+    def _on_remove(self, _: ops.RemoveEvent) -> None:
+        aside = workload.remove()
+        logger.info("service removed; %s", f"data kept in {aside}" if aside else "there was no data")
+        self._statuses = [ops.MaintenanceStatus(f"data kept in {aside}" if aside else "removed")]
+
+    def _on_get_cluster(self, event: ops.ActionEvent) -> None:
+        status = controlsocket.status(paths.STATE_DIR)
+        if status is None:
+            event.fail("controllerd does not answer on this unit: see `journalctl -u ha-controller`")
+        else:
+            event.set_results(unitstatus.action_results(status))
+
+    def _on_collect_unit_status(self, event: ops.CollectStatusEvent) -> None:
+        for status in self._statuses or ():
+            event.add_status(status)
+
+    def _on_collect_app_status(self, event: ops.CollectStatusEvent) -> None:
+        if self._statuses is not None:
+            event.add_status(unitstatus.of_cluster(self._node))
+
+
+if __name__ == "__main__":  # pragma: no cover
+    ops.main(ControllerCharm)

@@ -1,0 +1,192 @@
+"""Flow 1, hop 2 to 3: what the leader sees -> what it publishes in the app bag, with a reason for every change.
+
+Pure, and computed anew from all facts in every hook of the leader, whoever that is by now. The rules are contract C1's:
+
+* the map is complete or unchanged: it changes only when the leader's view is whole, and an id leaves it only when
+  goal-state no longer names its unit;
+* the generation is one more than any that somebody may have rendered, so that it never runs backwards, not even after a
+  leader rendered what its failed hook then did not publish;
+* a cluster is founded once: the bootstrap controller moves only off a departed one, always with a new cluster-uuid, and
+  only while nobody's databag or disk shows that the old one exists.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from dbcluster import SCHEMA, AppBag, DbState, UnitBag, assigned_id
+
+
+@dataclass(frozen=True)
+class Goal:
+    """The units of the application as Juju means them to be; those that leave are dying, then no longer named."""
+
+    alive: frozenset[str]
+    dying: frozenset[str] = frozenset()
+
+    @property
+    def named(self) -> frozenset[str]:
+        return self.alive | self.dying
+
+
+@dataclass(frozen=True)
+class Rendered:
+    """The controller configuration that stands on the leader's own disk."""
+
+    generation: int = 0
+    digest: str = ""
+
+
+@dataclass(frozen=True)
+class View:
+    """All that the leader knows: the committed app bag, the bag of every unit that it sees (its own one included)."""
+
+    app: AppBag
+    units: Mapping[str, UnitBag]
+    goal: Goal | None
+    rendered: Rendered = Rendered()
+
+
+@dataclass(frozen=True)
+class Proposal:
+    app: AppBag
+    reasons: tuple[str, ...]
+
+    def acts_on(self, committed: AppBag) -> bool:
+        """Whether the leader may render this now.
+
+        What says who founds which cluster is acted on only when it was read back: the writes of a hook that fails
+        later vanish, and a cluster founded on them would be one that nobody knows of.
+        """
+        return (self.app.cluster_uuid, self.app.bootstrap_controller) == (
+            committed.cluster_uuid,
+            committed.bootstrap_controller,
+        )
+
+
+def propose(view: View, new_uuid: Callable[[], str]) -> Proposal:
+    """Return what the leader is to publish now: the same as before when nothing is to change."""
+    reasons: list[str] = []
+    app = view.app
+    hole = incomplete(view)
+    if hole is None:
+        app = _with_members(view, app, reasons)
+    else:
+        reasons.append(f"the map stays as it is: {hole}")
+    app = _with_cluster(view, app, hole is None, new_uuid, reasons)
+    app = dataclasses.replace(app, db_state=newest_state(view, app.cluster_uuid))
+    return Proposal(_numbered(view, app, reasons), tuple(reasons))
+
+
+def incomplete(view: View) -> str | None:
+    """Say why the leader's view is not whole, or return None when it sees every unit that Juju means to be there."""
+    if view.goal is None:
+        return "goal-state is not known"
+    seen = frozenset(view.units)
+    if unseen := sorted(view.goal.alive - seen):
+        return f"{', '.join(unseen)} not in the relation yet"
+    if leaving := sorted(seen - view.goal.alive):
+        return f"{', '.join(leaving)} leaving"
+    if newer := sorted(unit for unit, bag in view.units.items() if bag.schema > SCHEMA):
+        return f"{', '.join(newer)} writes a newer schema: refresh this unit"
+    return None
+
+
+def newest_state(view: View, cluster_uuid: str) -> str:
+    """Return the newest db-state of this cluster that anybody published, verbatim; it never gets older."""
+    best, best_rank = "", (0, -1)
+    for text in (view.app.db_state, *(bag.db_state for _, bag in sorted(view.units.items()))):
+        state = DbState.parse(text)
+        if state is None or state.cluster_uuid != cluster_uuid:
+            continue
+        rank = (state.epoch.number, state.last_index)
+        if rank > best_rank:
+            best, best_rank = text, rank
+    return best
+
+
+def _with_members(view: View, old: AppBag, reasons: list[str]) -> AppBag:
+    assert view.goal is not None
+    ids = {unit: bag.controller_id or assigned_id(unit) for unit, bag in view.units.items()}
+    staying = {i: unit for i, unit in old.units.items() if unit in view.goal.dying}
+    units = {**staying, **{i: unit for unit, i in ids.items() if i not in old.departed}}
+    gone = set(old.units) - set(units)
+    departed = tuple(sorted({*old.departed, *gone}))
+    if gone:
+        reasons.append(
+            f"controllers {', '.join(sorted(gone))} departed: goal-state no longer names their units"
+        )
+
+    # An id once resolved stays so: a newer address replaces the old one, a missing one does not.
+    addresses = {i: a for i, a in old.addresses.items() if i in units}
+    for i in sorted(units, key=_rank):
+        bag = view.units.get(units[i])
+        if bag is None or not (bag.controller_id and bag.address) or addresses.get(i) == bag.address:
+            continue
+        if owner := next((o for o, a in addresses.items() if a == bag.address), None):
+            reasons.append(f"controller {i} is unresolved: {bag.address} is that of controller {owner}")
+            continue
+        addresses[i] = bag.address
+        reasons.append(f"controller {i} has address {bag.address}")
+    unresolved = tuple(sorted(set(units) - set(addresses)))
+    return dataclasses.replace(
+        old, addresses=dict(sorted(addresses.items())), unresolved=unresolved, departed=departed, units=units
+    )
+
+
+def _with_cluster(
+    view: View, app: AppBag, whole: bool, new_uuid: Callable[[], str], reasons: list[str]
+) -> AppBag:
+    members = [
+        s for s in map(DbState.parse, (view.units[u].db_state for u in sorted(view.units))) if s is not None
+    ]
+    shown = [s.cluster_uuid for s in members]
+    shown += [view.units[u].cluster_uuid for u in sorted(view.units) if view.units[u].cluster_uuid]
+    if app.bootstrapped and app.cluster_uuid:
+        return app
+    if members:
+        uuid = app.cluster_uuid if app.cluster_uuid in shown else members[0].cluster_uuid
+        reasons.append(f"cluster {uuid} exists: controller {members[0].controller_id} is a member")
+        return dataclasses.replace(app, cluster_uuid=uuid, bootstrapped=True)
+    if not app.cluster_uuid and shown:
+        reasons.append(f"cluster {shown[0]} is taken from a unit that shows it")
+        return dataclasses.replace(app, cluster_uuid=shown[0])
+    if not whole or app.cluster_uuid in shown or app.bootstrapped:
+        return app
+    if app.bootstrap_controller and app.bootstrap_controller not in (*app.departed, *app.unresolved):
+        return app
+    founder = _founder(view, app)
+    if founder is None:
+        return app
+    reasons.append(f"controller {founder} is to found the cluster")
+    return dataclasses.replace(app, cluster_uuid=new_uuid(), bootstrap_controller=founder)
+
+
+def _founder(view: View, app: AppBag) -> str | None:
+    fit = [i for i in app.addresses if app.units.get(i) in view.units]
+    return min(fit, key=_rank, default=None)
+
+
+def _numbered(view: View, app: AppBag, reasons: list[str]) -> AppBag:
+    known = [Rendered(bag.rendered, bag.digest) for bag in view.units.values()] + [view.rendered]
+    old_digest = view.app.digest()
+    stale = [
+        r
+        for r in known
+        if r.generation > view.app.generation
+        or (r.generation == view.app.generation > 0 and r.digest != old_digest)
+    ]
+    if app.digest() == old_digest and not stale:
+        return app
+    generation = 1 + max([view.app.generation, *(r.generation for r in known)])
+    if stale:
+        reasons.append(f"generation {stale[0].generation} was rendered with content that was never published")
+    reasons.append(f"generation {view.app.generation} becomes {generation}")
+    return dataclasses.replace(app, generation=generation)
+
+
+def _rank(controller_id: str) -> tuple[int, str]:
+    """Order ids by number where they are numbers: 2 before 10."""
+    return (int(controller_id) if controller_id.isdecimal() else 1 << 62, controller_id)

@@ -1,0 +1,91 @@
+"""Flow 1, seen from outside: what controllerd says of itself -> one short line in `juju status`.
+
+Pure. Blocked only where a person must act, and then the line names what to do.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import ops
+
+from controlsocket import Cluster, Status
+
+
+def of_node(status: Status | None) -> ops.StatusBase:
+    """Return the unit's status as far as its node is concerned."""
+    if status is None:
+        return ops.WaitingStatus("controllerd does not answer yet")
+    cluster = status.cluster
+    if status.serves and cluster is not None:
+        return ops.ActiveStatus(_serving(status, cluster))
+    if cluster is not None and cluster.health == "no-quorum" and cluster.advice:
+        return ops.BlockedStatus(f"no quorum: {cluster.advice}")
+    if status.conf is not None and status.conf.problem:
+        return ops.WaitingStatus(status.conf.problem)
+    for wait in status.waits:
+        if wait.reason:
+            return ops.WaitingStatus(f"{wait.reason}; {wait.remedy}" if wait.remedy else wait.reason)
+    return ops.WaitingStatus(status.reason or f"controllerd is {status.state or 'starting'}")
+
+
+def of_cluster(status: Status | None) -> ops.StatusBase:
+    """Return the application's status: the cluster in a few words, as the leader unit's node sees it."""
+    cluster = None if status is None else status.cluster
+    if cluster is None:
+        return ops.WaitingStatus("no cluster yet")
+    roles = Counter(member.role for member in cluster.members)
+    parts = [
+        f"{count} {_plural(role, count)}"
+        for role, count in sorted(roles.items(), key=lambda r: _ORDER.get(r[0], 9))
+    ]
+    text = ", ".join(parts)
+    if cluster.health in ("no-quorum", "down"):
+        return ops.BlockedStatus(f"{text}: {cluster.health}; {cluster.advice}".rstrip("; "))
+    if not cluster.ha:
+        text += ", not HA" if len(cluster.members) < 3 else f", {cluster.health}"
+    else:
+        text += f", may lose {cluster.may_lose}"
+    if cluster.health == "degraded":
+        silent = [m.controller_id for m in cluster.members if not m.answers]
+        text += f", degraded: {', '.join(silent)} silent" if silent else ", degraded"
+    if cluster.dropped:
+        text += f", dropped {', '.join(cluster.dropped)}: keep their machines off"
+    return ops.ActiveStatus(text)
+
+
+def action_results(status: Status) -> dict[str, str]:
+    """Return the results of the action get-cluster: flat keys for people, and all of it as JSON for programs."""
+    cluster = status.cluster or Cluster(health="down")
+    roles = Counter(member.role for member in cluster.members)
+    return {
+        "state": status.state,
+        "health": cluster.health,
+        "ha": "true" if cluster.ha else "false",
+        "may-lose": str(cluster.may_lose),
+        "leader": cluster.leader or "",
+        "members": str(len(cluster.members)),
+        "voters": str(roles["voter"]),
+        "stand-bys": str(roles["stand-by"]),
+        "spares": str(roles["spare"]),
+        "cluster-uuid": cluster.uuid,
+        "epoch": str(cluster.epoch.number),
+        "generation": str(status.conf.generation if status.conf else 0),
+        "advice": cluster.advice or status.reason,
+        "json": status.raw,
+    }
+
+
+_ORDER = {"voter": 0, "stand-by": 1, "spare": 2}
+
+
+def _serving(status: Status, cluster: Cluster) -> str:
+    here = next((m for m in cluster.members if m.here), None)
+    role = "member" if here is None else "leader" if here.leader else here.role
+    answering = sum(m.answers for m in cluster.members)
+    text = f"{role}, {answering}/{len(cluster.members)} nodes"
+    return text if status.dqlite_proven else f"{text}; libdqlite {status.dqlite_version} is unproven"
+
+
+def _plural(word: str, count: int) -> str:
+    return word if count == 1 else f"{word}s"

@@ -1,0 +1,126 @@
+"""No flow: controllerd as a service of this machine, and hactl on its PATH.
+
+Everything is made from the charm's own folder, without the network. The service is not enabled: the charm starts it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+import sys
+import sysconfig
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from charmlibs import systemd
+
+import controllerconf
+import paths
+
+logger = logging.getLogger(__name__)
+
+SERVICE = "ha-controller.service"
+
+
+def install(charm_dir: Path, unit: str) -> bool:
+    """Write the service unit and hactl, and make the state folder. Return whether the service must be restarted."""
+    paths.STATE_DIR.mkdir(mode=0o700, parents=True, exist_ok=True)
+    paths.STATE_DIR.chmod(0o700)
+    environment = _environment(charm_dir)
+    _write(paths.HACTL, "hactl.j2", 0o755, unit=unit, python=sys.executable, environment=environment)
+    changed = _write(
+        paths.UNIT_FILE,
+        "ha-controller.service.j2",
+        0o644,
+        unit=unit,
+        python=sys.executable,
+        state_dir=paths.STATE_DIR,
+        environment={
+            **environment,
+            "PYTHONUNBUFFERED": "1",
+            # A change of the code is a change of this file, and so a restart.
+            "HA_CONTROLLER_CODE": code_digest(charm_dir),
+            "HA_CONTROLLER_NOTIFY": notify_command(charm_dir, unit),
+        },
+    )
+    if changed:
+        logger.info("%s written", paths.UNIT_FILE)
+        systemd.daemon_reload()
+    return changed
+
+
+def ensure_running(*, restart: bool) -> bool:
+    """Start controllerd if it does not run, restart it if asked. Return whether either was done."""
+    running = systemd.service_running(SERVICE)
+    if running and not restart:
+        return False
+    logger.info("%s controllerd", "restarting" if running else "starting")
+    systemd.service_restart(SERVICE) if running else systemd.service_start(SERVICE)
+    return True
+
+
+def stop() -> None:
+    """Stop controllerd, which hands over what it can. Nothing happens where it does not run."""
+    if paths.UNIT_FILE.exists() and systemd.service_running(SERVICE):
+        systemd.service_stop(SERVICE)
+
+
+def remove() -> Path | None:
+    """Stop and remove the service and hactl, move the data aside. Return where it is now; None: there was none."""
+    stop()
+    paths.HACTL.unlink(missing_ok=True)
+    if paths.UNIT_FILE.exists():
+        paths.UNIT_FILE.unlink()
+        systemd.daemon_reload()
+    if not paths.STATE_DIR.exists():
+        return None
+    stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
+    for suffix in ("", *(f".{n}" for n in range(1, 1000))):
+        target = paths.STATE_DIR.with_name(f"{paths.STATE_DIR.name}.removed-{stamp}{suffix}")
+        if not target.exists():
+            paths.STATE_DIR.rename(target)
+            return target
+    raise FileExistsError(f"{paths.STATE_DIR}.removed-{stamp}")
+
+
+def notify_command(charm_dir: Path, unit: str) -> str:
+    """Return the command that makes Juju run the charm once more, as the event db-state-changed."""
+    return f"juju-exec -u {unit} JUJU_DISPATCH_PATH=hooks/db-state-changed {charm_dir}/dispatch"
+
+
+def code_digest(charm_dir: Path) -> str:
+    """Return a short text that changes with what controllerd runs: its modules, its libraries, its interpreter."""
+    digest = hashlib.sha256(sys.version.encode())
+    for file in sorted(_modules(charm_dir)):
+        digest.update(str(file.relative_to(charm_dir)).encode())
+        digest.update(file.read_bytes())
+    for folder in (Path(sysconfig.get_paths()["purelib"]), *_library_folders(charm_dir)):
+        for name in sorted(p.name for p in folder.glob("*") if p.suffix == ".dist-info" or ".so" in p.name):
+            digest.update(name.encode())
+    return digest.hexdigest()[:16]
+
+
+def _environment(charm_dir: Path) -> dict[str, str]:
+    found = {"PYTHONPATH": str(charm_dir / "lib")}
+    if folders := _library_folders(charm_dir):
+        found["LD_LIBRARY_PATH"] = os.pathsep.join(map(str, folders))
+    return found
+
+
+def _library_folders(charm_dir: Path) -> list[Path]:
+    """Return the folders of the shared libraries that the charm brought along (none in a source tree)."""
+    return sorted({library.parent for library in charm_dir.glob("usr/lib/*/libdqlite.so*")})
+
+
+def _modules(charm_dir: Path) -> Iterator[Path]:
+    for pattern in ("**/*.py", "**/*.sql"):
+        yield from (charm_dir / "lib").glob(pattern)
+
+
+def _write(path: Path, template: str, mode: int, **values: object) -> bool:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return controllerconf.replace(
+        path, controllerconf.environment().get_template(template).render(**values), mode=mode
+    )
