@@ -170,9 +170,7 @@ class Daemon:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
-        prog="controllerd", description="Run one controller of an HA Controller cluster."
-    )
+    parser = argparse.ArgumentParser(prog="controllerd", description="Run one controller of an HA Controller cluster.")
     parser.add_argument("--state-dir", type=Path, default=STATE_DIR, help=f"default: {STATE_DIR}")
     parser.add_argument("--log-level", default="info", choices=["debug", "info", "warning", "error"])
     options = parser.parse_args(arguments)

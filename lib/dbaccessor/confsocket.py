@@ -38,9 +38,7 @@ class SocketTimeout(TimeoutError):
     """Somebody listens and did not answer before the deadline."""
 
 
-def request(
-    path: Path, method: str, target: str, body: bytes = b"", timeout_seconds: float = 5.0
-) -> tuple[int, bytes]:
+def request(path: Path, method: str, target: str, body: bytes = b"", timeout_seconds: float = 5.0) -> tuple[int, bytes]:
     """Send one request to the unix socket at `path`; return (status, body).
 
     Raises NoSocket when nobody listens, SocketTimeout when the answer does not come in time.
@@ -158,6 +156,6 @@ def _handler_class(routes: Mapping[tuple[str, str], Handler]) -> type[http.serve
             return "unix"
 
         def log_message(self, format: str, *args: object) -> None:
-            log.debug("socket request: " + format, *args)
+            log.debug("socket request: %s", format % args)
 
     return RequestHandler

@@ -1,0 +1,391 @@
+"""Flow 1, hop 4 to 5: the configuration, the disk, the node and the peers -> one Action with its reason. Pure.
+
+`decide` is the whole policy of the dbaccessor worker. It looks at one frozen `View` and returns one frozen `Action`;
+it reads no file, clock or socket. Whatever it does not understand is a Wait, never a Reconfigure.
+
+Three rules outrank everything else:
+
+1. *Bootstrap* happens only where the configuration names this controller for it, no cluster was seen yet, and this
+   controller has neither identity nor data.
+2. *Reconfigure* (go on alone) needs three witnesses at once: the configuration, the silence of every other member, and
+   nothing that shows this node to be behind. See `_go_on_alone`.
+3. Data that is not surely this controller's, of this cluster and of this epoch, is put aside and never started.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from dbaccessor.conf import ControllerConf
+from dbaccessor.identity import Epoch, Identity, controller_of
+
+RECOVER = "hactl recover"
+
+
+@dataclass(frozen=True)
+class Disk:
+    """What lies in the state directory. `marked_id` is the Dqlite id that the data directory was made for."""
+
+    identity: Identity | None = None
+    marked_id: int | None = None
+    has_files: bool = False
+    fingerprint: str = ""
+
+
+@dataclass(frozen=True)
+class Running:
+    """The own node, when it runs. `silent_seconds` counts from the last moment a leader was known."""
+
+    role: str = ""
+    leader: str = ""
+    silent_seconds: float = 0.0
+    last_index: int = 0
+
+
+@dataclass(frozen=True)
+class Peer:
+    """Another controller, as far as it could be asked.
+
+    `silent_seconds` is how long it has been unreachable without a break; None means that it was never asked, which
+    is not silence. `holds_data` is None while it does not answer.
+    """
+
+    controller_id: str
+    answers: bool = False
+    silent_seconds: float | None = None
+    holds_data: bool | None = None
+    same_cluster: bool = False
+    leader: str = ""
+    epoch: Epoch | None = None
+    superseded: Epoch | None = None
+
+
+@dataclass(frozen=True)
+class View:
+    """Everything decide looks at."""
+
+    conf: ControllerConf | None
+    disk: Disk = field(default_factory=Disk)
+    running: Running | None = None
+    peers: tuple[Peer, ...] = ()
+    # Raft names of every member this node ever knew, itself included.
+    members: tuple[str, ...] = ()
+    # The highest generation that another member recorded when it joined.
+    recorded_generation: int = 0
+    # Whether every known member was asked at least once since this process started.
+    peers_asked: bool = True
+    hold_seconds: float = 3.0
+
+
+@dataclass(frozen=True)
+class Wait:
+    """Do nothing now. `topic` names the wait in status; `remedy` is what an operator can do, "" for nothing."""
+
+    topic: str
+    reason: str
+    remedy: str = ""
+
+
+@dataclass(frozen=True)
+class Serve:
+    """The node runs and has a leader: keep it so."""
+
+    reason: str
+
+
+@dataclass(frozen=True)
+class Bootstrap:
+    """Found the cluster with this node as its only member."""
+
+    reason: str
+
+
+@dataclass(frozen=True)
+class Start:
+    """Start the node on the data that is there."""
+
+    reason: str
+
+
+@dataclass(frozen=True)
+class Join:
+    """Become a member of the running cluster through its leader (a raft name)."""
+
+    leader: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class PutAside:
+    """Stop the node, move its data away unharmed, and forget the identity."""
+
+    reason: str
+
+
+@dataclass(frozen=True)
+class Forget:
+    """Give up an identity whose data is gone; its Dqlite id is to be removed when this node joins again."""
+
+    reason: str
+
+
+@dataclass(frozen=True)
+class Supersede:
+    """A newer epoch exists: record that durably and close everything, before anything else."""
+
+    epoch: Epoch
+    reason: str
+
+
+@dataclass(frozen=True)
+class Reconfigure:
+    """Go on with this node as the only member; `dropping` are the raft names left behind."""
+
+    dropping: tuple[str, ...]
+    reason: str
+
+
+Action = Wait | Serve | Bootstrap | Start | Join | PutAside | Forget | Supersede | Reconfigure
+
+
+def decide(view: View) -> Action:
+    """Return what to do now. Total: there is an Action for every View."""
+    conf = view.conf
+    if conf is None:
+        if view.running is not None:
+            return Serve("keeps serving; there is no readable controller configuration file")
+        return Wait(
+            "bind-address", "there is no controller configuration file yet", "the charm writes it; see juju status"
+        )
+    identity = view.disk.identity
+    if identity is not None:
+        verdict = _whose_data(view, conf, identity)
+        if verdict is not None:
+            return verdict
+    elif view.disk.has_files:
+        return PutAside("data without an identity file: it cannot be told whose it is")
+    if identity is not None and identity.state == "left":
+        return Wait("left", f"{identity.name} left the cluster for good", "remove this unit")
+    if view.running is not None and identity is not None:
+        return _running(view, conf, identity, view.running)
+    if identity is not None:
+        return _stopped(view, conf, identity)
+    return _nothing_here(view, conf)
+
+
+def _whose_data(view: View, conf: ControllerConf, identity: Identity) -> Action | None:
+    """Rule 3: whether the data on disk may be used. None means yes."""
+    disk = view.disk
+    newer = _newer_epoch(view, identity)
+    if identity.superseded is None and newer is not None:
+        return Supersede(
+            newer, f"epoch {newer} exists; this node's data is of epoch {identity.epoch} and must not go on"
+        )
+    if identity.superseded is not None:
+        return PutAside(f"data of epoch {identity.epoch} was superseded by epoch {identity.superseded}")
+    if view.running is not None:
+        if conf.cluster_uuid and identity.cluster_uuid != conf.cluster_uuid:
+            return Wait(
+                "configuration",
+                f"the configuration speaks of cluster {conf.cluster_uuid}, this node serves {identity.cluster_uuid}",
+                f"if the other cluster is meant, stop controllerd and use {RECOVER}",
+            )
+        return None
+    if identity.controller_id != conf.controller_id:
+        return PutAside(f"data of controller {identity.controller_id}; this is controller {conf.controller_id}")
+    if conf.cluster_uuid and identity.cluster_uuid != conf.cluster_uuid:
+        return PutAside(f"data of cluster {identity.cluster_uuid}; the configuration says {conf.cluster_uuid}")
+    if not disk.has_files or disk.marked_id is None:
+        if disk.has_files:
+            return PutAside("the data directory has lost its marker: parts of it were deleted")
+        return Forget(f"the data of {identity.name} is gone; it joins under a new id")
+    if disk.marked_id != identity.dqlite_id:
+        return PutAside(
+            f"the data directory belongs to Dqlite id {disk.marked_id}, the identity says {identity.dqlite_id}"
+        )
+    if disk.fingerprint != identity.fingerprint:
+        return PutAside("the data directory is a copy or was restored from one; its log may be old")
+    return None
+
+
+def _newer_epoch(view: View, identity: Identity) -> Epoch | None:
+    heard = [p.epoch for p in view.peers if p.answers and p.same_cluster and p.epoch is not None and p.holds_data]
+    heard += [p.superseded for p in view.peers if p.answers and p.same_cluster and p.superseded is not None]
+    newer = [e for e in heard if e is not None and e.number > identity.epoch.number]
+    return max(newer, key=lambda e: e.number, default=None)
+
+
+def _stopped(view: View, conf: ControllerConf, identity: Identity) -> Action:
+    """The data is ours and good; the node does not run yet."""
+    if conf.own_address is None:
+        return _no_address(conf)
+    if not view.peers_asked:
+        return Wait("peers", "asking the other members whether a newer epoch exists")
+    if identity.state == "joining":
+        return _join(view, conf, resuming=True)
+    return Start(f"starts on the data of {identity.name}, epoch {identity.epoch}")
+
+
+def _nothing_here(view: View, conf: ControllerConf) -> Action:
+    """Neither identity nor data."""
+    me = conf.controller_id
+    if conf.own_address is None:
+        return _no_address(conf)
+    if not conf.cluster_uuid or not conf.bootstrap_controller:
+        return Wait("cluster-uuid", "the charm's leader has not committed yet which cluster this is and who founds it")
+    if not view.peers_asked:
+        return Wait("peers", "asking the other controllers whether the cluster exists")
+    holders = [p for p in view.peers if p.answers and p.same_cluster and p.holds_data]
+    if conf.bootstrap_controller == me and not conf.bootstrapped and not holders:
+        return Bootstrap(f"the configuration names controller {me} to found cluster {conf.cluster_uuid}")
+    if not conf.others:
+        if conf.bootstrapped:
+            return Wait(
+                "data",
+                f"cluster {conf.cluster_uuid} exists, this controller is its last one, and its data is not here",
+                f"put the data back, or use {RECOVER}",
+            )
+        return Wait("join", f"controller {conf.bootstrap_controller} is to found the cluster and has no address yet")
+    return _join(view, conf, resuming=False)
+
+
+def _join(view: View, conf: ControllerConf, *, resuming: bool) -> Action:
+    members = [p for p in view.peers if p.answers and p.same_cluster and p.holds_data and p.superseded is None]
+    if not members:
+        silent = ", ".join(sorted(p.controller_id for p in view.peers if not p.answers))
+        return Wait(
+            "join",
+            f"no member of cluster {conf.cluster_uuid} answers yet" + (f" (no answer from {silent})" if silent else ""),
+            "the founding controller must run; see its status" if not conf.bootstrapped else "start one of the others",
+        )
+    newest = max(p.epoch.number for p in members if p.epoch is not None)
+    for peer in sorted(members, key=lambda p: p.controller_id):
+        if peer.leader and peer.epoch is not None and peer.epoch.number == newest:
+            verb = "resumes joining" if resuming else "joins"
+            return Join(peer.leader, f"{verb} cluster {conf.cluster_uuid} through its leader {peer.leader}")
+    names = ", ".join(sorted(p.controller_id for p in members))
+    return Wait(
+        "join", f"controllers {names} hold the cluster's data but have no leader now", "revive the other members"
+    )
+
+
+def _running(view: View, conf: ControllerConf, identity: Identity, running: Running) -> Action:
+    if identity.state == "joining":
+        return _join(view, conf, resuming=True)
+    if running.leader:
+        return Serve(f"{identity.name} is a member; the leader is {running.leader}")
+    if running.silent_seconds < view.hold_seconds:
+        return Serve(f"no leader for {running.silent_seconds:.1f} s; an election may be under way")
+    return _go_on_alone(view, conf, identity, running)
+
+
+def _go_on_alone(view: View, conf: ControllerConf, identity: Identity, running: Running) -> Action:
+    """Rule 2. No leader for the hold: may this node go on as the only member? Each Wait is a missing witness."""
+    since = f"no leader for {running.silent_seconds:.0f} s"
+    others = tuple(n for n in view.members if n != identity.name and controller_of(n) != conf.controller_id)
+    missing = (
+        _somebody_knows_better(view, identity, since)
+        or _configuration_names_others(view, conf, since)
+        or _somebody_may_live(view, others, since)
+        or _log_may_be_old(conf, running, since)
+    )
+    if missing is not None:
+        return missing
+    silent = f"{_list(others)} silent for the hold" if others else "there is no other member"
+    return Reconfigure(others, f"{since}; generation {conf.generation} names only this controller; {silent}")
+
+
+def _somebody_knows_better(view: View, identity: Identity, since: str) -> Wait | None:
+    """Whoever is in touch with a leader, or went another way at the same epoch, ends the matter."""
+    holders = [p for p in view.peers if p.answers and p.same_cluster and p.holds_data]
+    for peer in holders:
+        if peer.leader:
+            return Wait("leader", f"{since} here, but controller {peer.controller_id} follows {peer.leader}")
+    for peer in holders:
+        if peer.epoch is not None and peer.epoch != identity.epoch:
+            return Wait(
+                "epoch",
+                f"controller {peer.controller_id} is in epoch {peer.epoch}, this in {identity.epoch}: neither yields",
+                f"decide which data counts, with {RECOVER}",
+            )
+    return None
+
+
+def _configuration_names_others(view: View, conf: ControllerConf, since: str) -> Wait | None:
+    """Witness 1: the configuration is newer than every membership, and names no other that could hold data."""
+    if conf.own_address is None:
+        return Wait("leader", f"{since}, and the configuration gives this controller no address", "see juju status")
+    peers = {p.controller_id: p for p in view.peers}
+    named = sorted({*conf.others, *conf.db_unresolved} - {conf.controller_id})
+    holders = [i for i in named if not _surely_without_data(peers.get(i))]
+    if holders:
+        silent = [i for i in holders if i not in peers or not peers[i].answers]
+        answering = _list([i for i in holders if i not in silent]) or "none"
+        return Wait(
+            "leader",
+            f"{since}: no quorum; of the other members {answering} answers",
+            f"revive controller {_list(silent or holders)}, or remove the units that are gone for good",
+        )
+    if conf.generation <= view.recorded_generation:
+        return Wait(
+            "leader",
+            f"{since}; the configuration (generation {conf.generation}) is not newer than the last join"
+            f" (generation {view.recorded_generation})",
+            "wait for the charm to publish a newer one",
+        )
+    return None
+
+
+def _somebody_may_live(view: View, others: tuple[str, ...], since: str) -> Wait | None:
+    """Witness 2: every other member ever known has been silent for the hold, or surely stopped for good."""
+    peers = {p.controller_id: p for p in view.peers}
+    for name in others:
+        peer = peers.get(controller_of(name))
+        if peer is None or (not peer.answers and peer.silent_seconds is None):
+            return Wait("leader", f"{since}; member {name} could not be asked yet", f"if this stays, use {RECOVER}")
+        if peer.answers and not _surely_without_data(peer) and peer.superseded is None:
+            return Wait(
+                "leader",
+                f"{since}; controller {peer.controller_id} is removed but still answers with data of this cluster",
+                f"stop controllerd on controller {peer.controller_id}",
+            )
+        if not peer.answers and (peer.silent_seconds or 0.0) < view.hold_seconds:
+            return Wait("leader", f"{since}; member {name} has been silent for {peer.silent_seconds:.1f} s only")
+    return None
+
+
+def _log_may_be_old(conf: ControllerConf, running: Running, since: str) -> Wait | None:
+    """Witness 3: nothing shows that this node's log is not the newest."""
+    behind = _behind(conf, running)
+    if behind is None:
+        return None
+    return Wait("leader", f"{since}; {behind}", f"compare the members' data with {RECOVER}")
+
+
+def _behind(conf: ControllerConf, running: Running) -> str | None:
+    if running.role != "voter":
+        return f"this node is a {running.role or 'node of unknown role'}, whose log may be old or empty"
+    if conf.db_voters and conf.controller_id not in conf.db_voters:
+        return f"the newest known voters were {_list(conf.db_voters)}, not this controller"
+    if running.last_index < conf.db_last_index:
+        return f"this node's log ends at {running.last_index}, the newest known one at {conf.db_last_index}"
+    return None
+
+
+def _surely_without_data(peer: Peer | None) -> bool:
+    return peer is not None and peer.answers and peer.holds_data is False
+
+
+def _no_address(conf: ControllerConf) -> Wait:
+    me = conf.controller_id
+    if me in conf.departed:
+        return Wait("bind-address", f"controller {me} was removed from the cluster", "remove this unit's service")
+    return Wait(
+        "bind-address",
+        f"the configuration (generation {conf.generation}) gives controller {me} no address",
+        "see the unit's status: if it is blocked, it names the binding to give",
+    )
+
+
+def _list(names: object) -> str:
+    return ", ".join(str(n) for n in names) if isinstance(names, list | tuple) else str(names)

@@ -1,0 +1,271 @@
+"""Dialling other controllers: from a raft name to a connection on which the preamble was agreed.
+
+Three callers: Dqlite's connect function (a foreign thread, blocking), the questions of the peer watch, and client
+connections to the leader (both asyncio). There is no TLS yet: the bytes go in clear.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import threading
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+from dbaccessor import localnode, preamble
+from dbaccessor.identity import Epoch, controller_of, node_name
+from dbaccessor.preamble import Answer, Hello, MembershipRequest, Outcome, Purpose
+from dbaccessor.timing import Timing
+
+# Established connections notice a silent peer by these; the kernel's own limits are minutes.
+_KEEPALIVE_IDLE_SECONDS = 1
+_KEEPALIVE_PROBES = 4
+_USER_TIMEOUT_MS = 5000
+
+# Between two attempts to reach a peer that was seen a moment ago.
+_PERSIST_PAUSE_SECONDS = 0.05
+
+
+class DialError(ConnectionError):
+    """The other controller cannot be reached; the message says which, where and why."""
+
+
+class RefusedByPeer(DialError):
+    """The other controller answered and refused; `answer` holds its identity."""
+
+    def __init__(self, message: str, answer: Answer) -> None:
+        super().__init__(message)
+        self.answer = answer
+
+
+@dataclass(frozen=True)
+class Caller:
+    """Who dials. An outsider (a client without a node) has neither controller id nor Dqlite id."""
+
+    cluster_uuid: str = ""
+    epoch: Epoch | None = None
+    controller_id: str = ""
+    dqlite_id: int = 0
+
+    @property
+    def name(self) -> str:
+        return node_name(self.controller_id, self.dqlite_id) if self.dqlite_id else ""
+
+    def hello(self, purpose: Purpose, target: str = "", request: MembershipRequest | None = None) -> Hello:
+        return Hello(
+            purpose=purpose,
+            cluster_uuid=self.cluster_uuid,
+            epoch=self.epoch,
+            controller_id=self.controller_id,
+            dqlite_id=self.dqlite_id,
+            target=target,
+            request=request,
+        )
+
+
+@dataclass
+class AddressBook:
+    """Controller id -> IP, newest configuration first, with the addresses of earlier times behind it.
+
+    Replaced as a whole, so that readers on other threads need no lock.
+    """
+
+    port: int = 17666
+    current: Mapping[str, str] = field(default_factory=dict)
+    earlier: Mapping[str, str] = field(default_factory=dict)
+
+    def find(self, controller_id: str) -> str | None:
+        return self.current.get(controller_id) or self.earlier.get(controller_id) or None
+
+    def everybody(self) -> dict[str, str]:
+        return {i: a for i, a in {**self.earlier, **self.current}.items() if a}
+
+
+class Dialer:
+    """Opens connections for one controller. `caller` and `book` are replaced by the worker as they change."""
+
+    def __init__(
+        self, caller: Caller, book: AddressBook, timing: Timing, on_answer: Callable[[Answer], None] | None = None
+    ) -> None:
+        self.caller = caller
+        self.book = book
+        self.timing = timing
+        self._on_answer = on_answer
+        self._seen: dict[str, float] = {}
+        self._closing = threading.Event()
+
+    def stop(self) -> None:
+        """Make attempts that are under way on foreign threads end soon."""
+        self._closing.set()
+
+    def saw(self, controller_id: str) -> None:
+        """Note that this controller was reached just now."""
+        self._seen[controller_id] = time.monotonic()
+
+    # Blocking, for Dqlite's connect function.
+
+    def raft_connect(self, name: str) -> int:
+        """Return a connected, blocking file descriptor to the node `name`. Raises DialError.
+
+        A peer that was seen a moment ago gets several attempts: one failed connect is enough for Dqlite's role
+        management to demote a voter. The own node is reached without the network and therefore never fails for it.
+        """
+        if name == self.caller.name:
+            return self._connect_own()
+        controller_id = controller_of(name)
+        started = time.monotonic()
+        while True:
+            try:
+                return self._raft_connect_once(name, controller_id)
+            except RefusedByPeer:
+                raise
+            except DialError:
+                now = time.monotonic()
+                recent = now - self._seen.get(controller_id, float("-inf")) < self.timing.seen_seconds
+                if not recent or now - started > self.timing.persist_seconds:
+                    raise
+                if self._closing.wait(_PERSIST_PAUSE_SECONDS):
+                    raise
+
+    def _connect_own(self) -> int:
+        own = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            own.connect("\0" + localnode.bind_address(self.caller.dqlite_id)[1:])
+        except OSError as error:
+            own.close()
+            raise DialError(f"own node {self.caller.name} does not listen: {error}") from error
+        return own.detach()
+
+    def _raft_connect_once(self, name: str, controller_id: str) -> int:
+        ip = self.book.find(controller_id)
+        if ip is None:
+            raise DialError(f"no address is known for controller {controller_id}")
+        where = f"{name} at {ip} port {self.book.port}"
+        try:
+            stream = socket.create_connection((ip, self.book.port), timeout=self.timing.connect_seconds)
+        except OSError as error:
+            raise DialError(f"{where} does not answer: {error}") from error
+        try:
+            prepare(stream)
+            stream.sendall(preamble.encode(self.caller.hello("raft", target=name)))
+            answer = preamble.decode_answer(_read_exactly(stream, self.timing.connect_seconds))
+            self._note(answer)
+            if not answer.accepted:
+                raise RefusedByPeer(f"{where} refuses: {answer.reason}", answer)
+            stream.settimeout(None)
+            self.saw(controller_id)
+            return stream.detach()
+        except (OSError, preamble.BadFrame) as error:
+            stream.close()
+            if isinstance(error, DialError):
+                raise
+            raise DialError(f"{where} does not answer: {error}") from error
+
+    # asyncio
+
+    async def ask(self, ip: str) -> Answer:
+        """Return what the controller at `ip` says of itself. Raises DialError within `ask_seconds`."""
+        try:
+            async with asyncio.timeout(self.timing.ask_seconds):
+                _, writer, answer = await self._open(ip, self.caller.hello("identity"))
+        except (OSError, TimeoutError) as error:
+            raise DialError(f"{ip} port {self.book.port} does not answer: {error or 'no answer in time'}") from error
+        writer.close()
+        if answer.controller_id:
+            self.saw(answer.controller_id)
+        return answer
+
+    async def open_client(self, name: str) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        """Return a stream to the Dqlite node `name` on which the preamble was agreed. Raises DialError."""
+        if name == self.caller.name:
+            return await asyncio.open_unix_connection("\0" + localnode.bind_address(self.caller.dqlite_id)[1:])
+        ip = self.book.find(controller_of(name))
+        if ip is None:
+            raise DialError(f"no address is known for {name}")
+        try:
+            async with asyncio.timeout(self.timing.connect_seconds):
+                reader, writer, answer = await self._open(ip, self.caller.hello("client", target=name))
+        except (OSError, TimeoutError) as error:
+            raise DialError(f"{name} at {ip} does not answer: {error or 'no answer in time'}") from error
+        if not answer.accepted:
+            writer.close()
+            raise RefusedByPeer(f"{name} refuses: {answer.reason}", answer)
+        return reader, writer
+
+    async def membership(self, name: str, request: MembershipRequest, deadline_seconds: float) -> Outcome:
+        """Ask the leader `name` for a membership change and wait for its outcome. Raises DialError."""
+        ip = self.book.find(controller_of(name))
+        if ip is None:
+            raise DialError(f"no address is known for {name}")
+        writer: asyncio.StreamWriter | None = None
+        try:
+            async with asyncio.timeout(deadline_seconds):
+                hello = self.caller.hello("membership", target=name, request=request)
+                reader, writer, answer = await self._open(ip, hello)
+                if not answer.accepted:
+                    raise RefusedByPeer(f"{name} refuses: {answer.reason}", answer)
+                return preamble.decode_outcome(await _read_frame(reader))
+        except TimeoutError as error:
+            raise DialError(f"{name} did not finish within {deadline_seconds:g} s; the outcome is not known") from error
+        except (OSError, EOFError) as error:
+            if isinstance(error, DialError):
+                raise
+            raise DialError(f"{name} at {ip}: {error}; the outcome is not known") from error
+        finally:
+            if writer is not None:
+                writer.close()
+
+    async def _open(self, ip: str, hello: Hello) -> tuple[asyncio.StreamReader, asyncio.StreamWriter, Answer]:
+        reader, writer = await asyncio.open_connection(ip, self.book.port)
+        try:
+            prepare(writer.get_extra_info("socket"))
+            writer.write(preamble.encode(hello))
+            await writer.drain()
+            answer = preamble.decode_answer(await _read_frame(reader))
+        except BaseException as error:
+            writer.close()
+            if isinstance(error, EOFError):
+                raise DialError(f"{ip} closed the connection during the preamble") from error
+            raise
+        self._note(answer)
+        return reader, writer, answer
+
+    def _note(self, answer: Answer) -> None:
+        if self._on_answer is not None:
+            self._on_answer(answer)
+
+
+def prepare(stream: socket.socket) -> None:
+    """Set what every connection between controllers needs: no Nagle, and a silent peer noticed in seconds."""
+    stream.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    stream.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    stream.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, _KEEPALIVE_IDLE_SECONDS)
+    stream.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, _KEEPALIVE_IDLE_SECONDS)
+    stream.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, _KEEPALIVE_PROBES)
+    stream.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, _USER_TIMEOUT_MS)
+
+
+async def _read_frame(reader: asyncio.StreamReader) -> bytes:
+    header = await reader.readexactly(preamble.HEADER.size)
+    return await reader.readexactly(preamble.body_length(header))
+
+
+def _read_exactly(stream: socket.socket, deadline_seconds: float) -> bytes:
+    """Read one frame's body from a blocking socket, under one deadline for the whole of it."""
+    deadline = time.monotonic() + deadline_seconds
+
+    def take(count: int) -> bytes:
+        parts = bytearray()
+        while len(parts) < count:
+            left = deadline - time.monotonic()
+            if left <= 0:
+                raise TimeoutError("no answer to the preamble in time")
+            stream.settimeout(left)
+            part = stream.recv(count - len(parts))
+            if not part:
+                raise ConnectionResetError("closed during the preamble")
+            parts += part
+        return bytes(parts)
+
+    return take(preamble.body_length(take(preamble.HEADER.size)))

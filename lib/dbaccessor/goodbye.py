@@ -1,0 +1,69 @@
+"""Leaving the cluster for good: leadership handed over first, then removed by the next leader.
+
+This is how an orderly shrink loses nothing: the node is removed while it still counts for the quorum.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+
+from dbaccessor import dial
+from dbaccessor.identity import Identity, controller_of
+from dbaccessor.localnode import LocalNode
+from dbaccessor.outlook import Outlook
+from dbaccessor.preamble import MembershipRequest, Outcome
+
+log = logging.getLogger(__name__)
+
+_PAUSE_SECONDS = 0.1
+
+
+async def say(
+    identity: Identity,
+    local: LocalNode,
+    outlook: Callable[[], Outlook],
+    dialer: dial.Dialer,
+    limit_seconds: float,
+) -> Outcome:
+    """Ask the leader, whoever it is by then, to remove this node. Raises TimeoutError, DbAccessorError, OSError."""
+    request = MembershipRequest(
+        operation="leave", controller_id=identity.controller_id, dqlite_id=identity.dqlite_id, name=identity.name
+    )
+    async with asyncio.timeout(limit_seconds):
+        while True:
+            leader = await _other_leader(identity, local, outlook)
+            try:
+                outcome = await dialer.membership(leader, request, limit_seconds)
+            except dial.DialError as error:
+                outcome = Outcome(False, str(error))
+            if outcome.done:
+                return outcome
+            log.info("leaving: %s", outcome.reason)
+            await asyncio.sleep(_PAUSE_SECONDS)
+
+
+async def _other_leader(identity: Identity, local: LocalNode, outlook: Callable[[], Outlook]) -> str:
+    """Return the leader's name once it is not this node, handing leadership over as often as needed."""
+    while True:
+        probe = await local.probe(_PAUSE_SECONDS * 3)
+        leader = (probe.leader if probe is not None else "") or outlook().leader
+        if leader and leader != identity.name:
+            return leader
+        if leader:
+            await _hand_leadership_over(identity, local, outlook())
+        await asyncio.sleep(_PAUSE_SECONDS)
+
+
+async def _hand_leadership_over(identity: Identity, local: LocalNode, outlook: Outlook) -> None:
+    connection = await local.connect(1.0)
+    try:
+        for member in await connection.cluster():
+            voter = str(member.role) == "voter" and member.dqlite_id != identity.dqlite_id
+            if voter and controller_of(member.name) in outlook.answers:
+                log.info("handing leadership to %s", member.name)
+                await connection.transfer(member.dqlite_id)
+                return
+    finally:
+        connection.close()

@@ -1,0 +1,119 @@
+"""Where the leader is: for the controllers themselves (MemberConnector) and for programs outside (OutsideConnector).
+
+Both answer the one question that `database.Database` has, and both ask everybody in parallel, again and again until
+the deadline: during an election the answer is wrong for a fraction of a second, and waiting longer between questions
+would be most of a fail-over.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping
+
+from dbaccessor import errors, timing
+from dbaccessor.dial import AddressBook, Caller, Dialer, DialError
+from dbaccessor.dqlite.connection import Connection
+from dbaccessor.localnode import LocalNode
+from dbaccessor.preamble import Answer
+
+_PAUSE_SECONDS = 0.02
+
+
+async def find_leader(
+    dialer: Dialer, addresses: Mapping[str, str], agrees: Callable[[Answer], bool]
+) -> tuple[Answer | None, str]:
+    """Ask everybody in parallel; return the first that leads itself and agrees, and why there is none otherwise."""
+    if not addresses:
+        return None, "no controller's address is known"
+    questions = {asyncio.create_task(dialer.ask(ip)): i for i, ip in addresses.items()}
+    problems: list[str] = []
+    try:
+        for question in asyncio.as_completed(questions):
+            try:
+                answer = await question
+            except DialError as error:
+                problems.append(str(error))
+                continue
+            if not agrees(answer):
+                problems.append(f"controller {answer.controller_id} is of another cluster or epoch")
+            elif answer.leading:
+                return answer, ""
+    finally:
+        for task in questions:
+            task.cancel()
+        await asyncio.gather(*questions, return_exceptions=True)
+    return None, "nobody leads" + (f" ({'; '.join(sorted(problems))})" if problems else "")
+
+
+class MemberConnector:
+    """Connections to the leader for the controller itself. `local` is its own node, None while it does not run."""
+
+    def __init__(self, dialer: Dialer, local: Callable[[], LocalNode | None]) -> None:
+        self._dialer = dialer
+        self._local = local
+
+    async def to_leader(self, *, deadline: float) -> Connection:
+        """Return a new connection to the leader. Raises NotReady at `deadline` (the loop's clock), with the reason."""
+        reason = "not tried yet"
+        while (left := deadline - asyncio.get_running_loop().time()) > 0:
+            name, reason = await self._leader_name()
+            if name:
+                try:
+                    reader, writer = await self._dialer.open_client(name)
+                    return await Connection.open(reader, writer, deadline_seconds=min(left, 1.0))
+                except (OSError, errors.DbAccessorError) as error:
+                    reason = str(error)
+            await asyncio.sleep(_PAUSE_SECONDS)
+        raise errors.NotReady(f"no leader could be reached: {reason}")
+
+    async def _leader_name(self) -> tuple[str, str]:
+        local = self._local()
+        probe = await local.probe(0.2) if local is not None else None
+        if probe is not None and probe.leader:
+            return probe.leader, ""
+        caller = self._dialer.caller
+        answer, reason = await find_leader(
+            self._dialer,
+            {i: a for i, a in self._dialer.book.everybody().items() if i != caller.controller_id},
+            lambda a: a.cluster_uuid == caller.cluster_uuid and a.epoch == caller.epoch,
+        )
+        return (answer.name if answer is not None else ""), reason
+
+
+class OutsideConnector:
+    """Connections to the leader for a program that is no controller.
+
+    `addresses` is asked before every attempt: controller id -> IP. With `cluster_uuid` None, the first leader found
+    tells which cluster this is, and only that cluster is accepted from then on. Epochs only ever rise.
+    """
+
+    def __init__(
+        self, addresses: Callable[[], Mapping[str, str]], port: int = 17666, cluster_uuid: str | None = None
+    ) -> None:
+        self._addresses = addresses
+        self._uuid = cluster_uuid
+        self._epoch_number = 0
+        self._dialer = Dialer(Caller(), AddressBook(port=port), timing.for_latency(10))
+
+    async def to_leader(self, *, deadline: float) -> Connection:
+        """As MemberConnector.to_leader."""
+        reason = "not tried yet"
+        while (left := deadline - asyncio.get_running_loop().time()) > 0:
+            addresses = dict(self._addresses())
+            self._dialer.book = AddressBook(port=self._dialer.book.port, current=addresses)
+            answer, reason = await find_leader(self._dialer, addresses, self._agrees)
+            if answer is not None and answer.epoch is not None:
+                self._uuid, self._epoch_number = answer.cluster_uuid, answer.epoch.number
+                self._dialer.caller = Caller(cluster_uuid=answer.cluster_uuid, epoch=answer.epoch)
+                try:
+                    reader, writer = await self._dialer.open_client(answer.name)
+                    return await Connection.open(reader, writer, deadline_seconds=min(left, 1.0))
+                except (OSError, errors.DbAccessorError) as error:
+                    reason = str(error)
+            await asyncio.sleep(_PAUSE_SECONDS)
+        raise errors.NotReady(f"no leader could be reached: {reason}")
+
+    def _agrees(self, answer: Answer) -> bool:
+        if self._uuid is not None and answer.cluster_uuid != self._uuid:
+            return False
+        return answer.epoch is not None and answer.epoch.number >= self._epoch_number

@@ -1,0 +1,223 @@
+"""The leader's side of membership: it alone adds and removes members, one at a time, and watches the roles.
+
+A node that wants to join or to leave asks the leader's worker (the preamble's membership purpose). So every change
+passes one lock in one process, waits for the roles to settle first, and a deposed leader's change fails by raft's own
+rules. Roles themselves are Dqlite's business; the watchdog only notices when its queue is stuck.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+from dbaccessor.database import Database
+
+from dbaccessor import errors, registry
+from dbaccessor.conf import ControllerConf
+from dbaccessor.dqlite import cluster
+from dbaccessor.dqlite.connection import Connection, Member, Role
+from dbaccessor.identity import controller_of
+from dbaccessor.localnode import LocalNode
+from dbaccessor.preamble import MembershipRequest, Outcome
+from dbaccessor.timing import Timing
+
+log = logging.getLogger(__name__)
+
+_CHANGE_SECONDS = 5.0
+# Dqlite looks at the roles every second; after this many it has had every chance.
+_STUCK_SECONDS = 8.0
+_NUDGE_PAUSE_SECONDS = 60.0
+
+
+@dataclass(frozen=True)
+class Leading:
+    """What the worker tells about the present: its node leads, this is the configuration, these controllers answer."""
+
+    dqlite_id: int
+    local: LocalNode
+    conf: ControllerConf
+    answering: frozenset[str]
+
+
+class Membership:
+    """Carries out joins, leaves and removals while the own node leads. `leading()` is None while it does not."""
+
+    def __init__(self, database: Database, timing: Timing, leading: Callable[[], Leading | None]) -> None:
+        self._database = database
+        self.timing = timing
+        self._leading = leading
+        self._lock = asyncio.Lock()
+        self._off_target_since: float | None = None
+        self._nudged_at = float("-inf")
+
+    async def handle(self, request: MembershipRequest) -> Outcome:
+        """Carry out one request. Never raises for what the cluster does; the reason is in the outcome."""
+        log.info("%s of %s is asked for", request.operation, request.name)
+        try:
+            async with asyncio.timeout(self.timing.join_seconds), self._lock:
+                outcome = await self._carry_out(request)
+        except TimeoutError:
+            outcome = Outcome(False, f"other membership changes took more than {self.timing.join_seconds:g} s")
+        except (errors.DbAccessorError, OSError) as error:
+            outcome = Outcome(False, f"{type(error).__name__}: {error}")
+        log.log(
+            logging.INFO if outcome.done else logging.WARNING,
+            "%s of %s: %s",
+            request.operation,
+            request.name,
+            outcome.reason,
+        )
+        return outcome
+
+    async def look(self) -> None:
+        """One round of the leader's duties: remove one departed member, notice stuck roles."""
+        now = self._leading()
+        if now is None:
+            self._off_target_since = None
+            return
+        if self._lock.locked():
+            return
+        async with self._lock:
+            connection = await now.local.connect(_CHANGE_SECONDS)
+            try:
+                members = await connection.cluster()
+                if await self._remove_departed(now, connection, members):
+                    return
+                await self._watch_roles(now, connection, members)
+            finally:
+                connection.close()
+
+    async def _carry_out(self, request: MembershipRequest) -> Outcome:
+        now = self._leading()
+        if now is None:
+            return Outcome(False, "this node does not lead now")
+        connection = await now.local.connect(_CHANGE_SECONDS)
+        try:
+            await self._settle(connection)
+            members = await connection.cluster()
+            if request.operation == "join":
+                return await self._join(now, connection, members, request)
+            return await self._leave(now, connection, members, request)
+        finally:
+            connection.close()
+
+    async def _join(
+        self, now: Leading, connection: Connection, members: tuple[Member, ...], request: MembershipRequest
+    ) -> Outcome:
+        conf = now.conf
+        if request.controller_id in conf.departed:
+            return Outcome(False, f"controller {request.controller_id} departed (generation {conf.generation})")
+        if request.controller_id not in conf.db_bind_addresses:
+            return Outcome(
+                False,
+                f"the leader's configuration (generation {conf.generation}) has no address of"
+                f" controller {request.controller_id} yet",
+            )
+        if any(m.dqlite_id == request.dqlite_id for m in members):
+            return Outcome(True, "is a member already")
+        for old in members:
+            # A controller has one node. Its earlier ids are those whose data is gone or was put aside.
+            if controller_of(old.name) == request.controller_id:
+                await connection.remove(old.dqlite_id)
+                log.info("removed %s, which %s replaces", old.name, request.name)
+        generation = max(conf.generation, request.generation)
+        await registry.record_joining(self._database, request, generation)
+        await connection.add(request.dqlite_id, request.name)
+        return Outcome(True, f"added at generation {generation}")
+
+    async def _leave(
+        self, now: Leading, connection: Connection, members: tuple[Member, ...], request: MembershipRequest
+    ) -> Outcome:
+        if request.dqlite_id == now.dqlite_id:
+            return Outcome(False, "the leader hands leadership over first, then asks the next one")
+        member = next((m for m in members if m.dqlite_id == request.dqlite_id), None)
+        if member is None:
+            return Outcome(True, "is no member")
+        problem = removal_problem(members, member, now.answering | {_own_controller(members, now.dqlite_id)})
+        if problem is not None:
+            return Outcome(False, problem)
+        await self._remove(connection, member)
+        return Outcome(True, "removed")
+
+    async def _remove_departed(self, now: Leading, connection: Connection, members: tuple[Member, ...]) -> bool:
+        answering = now.answering | {_own_controller(members, now.dqlite_id)}
+        gone = [m for m in members if controller_of(m.name) in now.conf.departed and m.dqlite_id != now.dqlite_id]
+        # The silent first: removing a living voter could make a dead one part of the majority that is left.
+        for member in sorted(gone, key=lambda m: controller_of(m.name) in answering):
+            problem = removal_problem(members, member, answering)
+            if problem is not None:
+                log.warning("departed member %s stays for now: %s", member.name, problem)
+                continue
+            await self._remove(connection, member)
+            log.info("removed departed member %s", member.name)
+            return True
+        return False
+
+    async def _remove(self, connection: Connection, member: Member) -> None:
+        await connection.remove(member.dqlite_id)
+        try:
+            await registry.delete(self._database, member.name)
+        except errors.DbAccessorError as error:
+            # The row is for people and for generations; raft's configuration is what counts.
+            log.warning("the row of removed member %s stays: %s", member.name, error)
+
+    async def _settle(self, connection: Connection) -> None:
+        """Wait until the roles of those that answer are what Dqlite aims at; give up after `settle_seconds`."""
+        deadline = asyncio.get_running_loop().time() + self.timing.settle_seconds
+        while asyncio.get_running_loop().time() < deadline:
+            now = self._leading()
+            if now is None:
+                return
+            members = await connection.cluster()
+            if cluster.off_target(members, _answering_ids(members, now)) is None:
+                return
+            await asyncio.sleep(0.1)
+
+    async def _watch_roles(self, now: Leading, connection: Connection, members: tuple[Member, ...]) -> None:
+        clock = asyncio.get_running_loop().time()
+        problem = cluster.off_target(members, _answering_ids(members, now))
+        if problem is None:
+            self._off_target_since = None
+            return
+        if self._off_target_since is None:
+            self._off_target_since = clock
+        stuck = clock - self._off_target_since
+        if stuck < _STUCK_SECONDS or clock - self._nudged_at < _NUDGE_PAUSE_SECONDS:
+            return
+        heir = next(
+            (
+                m
+                for m in members
+                if m.role == Role.VOTER and m.dqlite_id != now.dqlite_id and controller_of(m.name) in now.answering
+            ),
+            None,
+        )
+        if heir is None:
+            return
+        self._nudged_at = clock
+        log.warning("roles have been off target for %.0f s (%s): handing leadership to %s", stuck, problem, heir.name)
+        await connection.transfer(heir.dqlite_id)
+
+
+def removal_problem(members: Iterable[Member], leaving: Member, answering: frozenset[str]) -> str | None:
+    """Say why removing `leaving` now would lose the quorum, or return None. `answering` are controller ids."""
+    voters = [m for m in members if m.role == Role.VOTER and m.dqlite_id != leaving.dqlite_id]
+    if not voters:
+        return f"{leaving.name} is the last voter"
+    alive = sum(controller_of(m.name) in answering for m in voters)
+    needed = cluster.quorum(len(voters))
+    if alive < needed:
+        return f"of the {len(voters)} voters that would be left {alive} answer, and {needed} are needed"
+    return None
+
+
+def _own_controller(members: Iterable[Member], dqlite_id: int) -> str:
+    return next((controller_of(m.name) for m in members if m.dqlite_id == dqlite_id), "")
+
+
+def _answering_ids(members: Iterable[Member], now: Leading) -> frozenset[int]:
+    return frozenset(
+        m.dqlite_id for m in members if m.dqlite_id == now.dqlite_id or controller_of(m.name) in now.answering
+    )

@@ -1,0 +1,147 @@
+"""The watch over every other controller this node ever knew: who answers, in which epoch, and for how long not.
+
+This is where "has been unreachable without a break" is measured, so it must not be fooled by its own pauses: when a
+round comes much later than it should (the process was stopped, the machine suspended), all silences start anew.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from dbaccessor.decide import Peer
+from dbaccessor.dial import Dialer, DialError
+from dbaccessor.preamble import Answer
+from dbaccessor.timing import Timing
+
+# An answer older than this many rounds no longer counts as "answers".
+_FRESH_ROUNDS = 3
+
+
+@dataclass
+class _Record:
+    address: str
+    answer: Answer | None = None
+    answered_at: float = float("-inf")
+    silent_since: float | None = None
+    problem: str = ""
+
+
+class PeerWatch:
+    """Asks everybody in `targets()` (controller id -> IP) who they are, round after round."""
+
+    def __init__(
+        self,
+        dialer: Dialer,
+        timing: Timing,
+        targets: Callable[[], Mapping[str, str]],
+        on_round: Callable[[], None],
+    ) -> None:
+        self._dialer = dialer
+        self.timing = timing
+        self._targets = targets
+        self._on_round = on_round
+        self._records: dict[str, _Record] = {}
+        self._asked_all: frozenset[tuple[str, str]] = frozenset()
+        self._last_round = time.clock_gettime(time.CLOCK_BOOTTIME)
+        self._urgent = asyncio.Event()
+
+    async def run(self) -> None:
+        """Ask for ever. Ends only by cancellation."""
+        while True:
+            await self.round()
+            self._on_round()
+            self._urgent.clear()
+            try:
+                async with asyncio.timeout(self.timing.watch_seconds):
+                    await self._urgent.wait()
+            except TimeoutError:
+                pass
+
+    def hurry(self) -> None:
+        """Let the next round begin now."""
+        self._urgent.set()
+
+    async def round(self) -> None:
+        """Ask everybody once, in parallel; takes `ask_seconds` at the most."""
+        self._forgive_own_pause()
+        targets = dict(self._targets())
+        for gone in set(self._records) - set(targets):
+            del self._records[gone]
+        await asyncio.gather(*(self._ask(i, ip) for i, ip in targets.items()))
+        self._asked_all = frozenset(targets.items())
+
+    def asked(self, targets: Mapping[str, str]) -> bool:
+        """Whether each of these was asked at its present address at least once."""
+        return set(targets.items()) <= self._asked_all
+
+    def answers(self) -> dict[str, Answer]:
+        """The fresh answers by controller id."""
+        now = time.monotonic()
+        limit = _FRESH_ROUNDS * (self.timing.watch_seconds + self.timing.ask_seconds)
+        return {
+            i: r.answer
+            for i, r in self._records.items()
+            if r.answer is not None and r.silent_since is None and now - r.answered_at < limit
+        }
+
+    def peers(self, cluster_uuid: str) -> tuple[Peer, ...]:
+        """What decide is to know of them."""
+        now = time.monotonic()
+        fresh = self.answers()
+        return tuple(self._peer(i, r, fresh.get(i), cluster_uuid, now) for i, r in sorted(self._records.items()))
+
+    def problem(self, controller_id: str) -> str:
+        """Why this one does not answer, "" when it does."""
+        record = self._records.get(controller_id)
+        return record.problem if record is not None else "not asked yet"
+
+    def _peer(self, controller_id: str, record: _Record, answer: Answer | None, uuid: str, now: float) -> Peer:
+        if answer is None:
+            silent = None if record.silent_since is None else now - record.silent_since
+            return Peer(controller_id, silent_seconds=silent)
+        same = bool(answer.cluster_uuid) and answer.cluster_uuid == uuid
+        return Peer(
+            controller_id,
+            answers=True,
+            holds_data=answer.holds_data and same,
+            same_cluster=same,
+            leader=answer.leader,
+            epoch=answer.epoch,
+            superseded=answer.superseded,
+        )
+
+    async def _ask(self, controller_id: str, ip: str) -> None:
+        record = self._records.get(controller_id)
+        if record is None or record.address != ip:
+            record = self._records[controller_id] = _Record(ip)
+        asked_at = time.monotonic()
+        try:
+            answer = await self._dialer.ask(ip)
+        except DialError as error:
+            self._silent(record, asked_at, str(error))
+            return
+        if answer.controller_id != controller_id:
+            # Somebody else has that address now: the one we mean is not there.
+            self._silent(record, asked_at, f"{ip} is controller {answer.controller_id or '(unknown)'} now")
+            return
+        record.answer, record.answered_at = answer, time.monotonic()
+        record.silent_since, record.problem = None, ""
+
+    @staticmethod
+    def _silent(record: _Record, since: float, problem: str) -> None:
+        record.problem = problem
+        if record.silent_since is None:
+            record.silent_since = since
+
+    def _forgive_own_pause(self) -> None:
+        now = time.clock_gettime(time.CLOCK_BOOTTIME)
+        expected = self.timing.watch_seconds + self.timing.ask_seconds
+        paused = now - self._last_round > expected + max(1.0, self.timing.election_seconds)
+        self._last_round = now
+        if paused:
+            for record in self._records.values():
+                if record.silent_since is not None:
+                    record.silent_since = time.monotonic()

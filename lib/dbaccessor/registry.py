@@ -1,0 +1,102 @@
+"""Flow 1, hop 7: the rows that say which node belongs to which controller, in the `controller` database.
+
+They are what a member leaves behind for the case that nobody can be asked: its name, its address, and the generation
+of the configuration in force when it joined.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from dbaccessor.database import Database, Transaction
+
+from dbaccessor import schema
+from dbaccessor.identity import Identity
+from dbaccessor.preamble import MembershipRequest
+
+DATABASE = "controller"
+
+
+# A generation once recorded never sinks: a configuration must be newer than all of them to permit going on alone.
+_UPSERT = (
+    "INSERT INTO controller_node (controller_id, dqlite_node_id, name, dqlite_bind_address, generation)"
+    " VALUES (?, ?, ?, ?, ?) ON CONFLICT (controller_id) DO UPDATE SET dqlite_node_id = excluded.dqlite_node_id,"
+    " name = excluded.name, dqlite_bind_address = excluded.dqlite_bind_address,"
+    " generation = max(generation, excluded.generation)"
+)
+
+
+@dataclass(frozen=True)
+class NodeRow:
+    controller_id: str
+    name: str
+    address: str
+    generation: int
+
+
+async def announce(database: Database, identity: Identity, address: str, generation: int) -> None:
+    """Apply the schema and write this node's row and the cluster's identity. Idempotent; raises DbAccessorError.
+
+    `generation` is 0 for a node that only came back: what it recorded when it joined stays.
+    """
+
+    async def write(tx: Transaction) -> None:
+        await _apply_schema(tx)
+        await tx.execute(_UPSERT, (identity.controller_id, str(identity.dqlite_id), identity.name, address, generation))
+        for key, value in (
+            ("cluster-uuid", identity.cluster_uuid),
+            ("epoch-number", str(identity.epoch.number)),
+            ("epoch-tag", identity.epoch.tag),
+        ):
+            await tx.execute(
+                'INSERT INTO controller_config ("key", value) VALUES (?, ?)'
+                ' ON CONFLICT ("key") DO UPDATE SET value = excluded.value WHERE value <> excluded.value',
+                (key, value),
+            )
+
+    await database.run(write)
+
+
+async def rows(database: Database) -> tuple[NodeRow, ...]:
+    """Return every controller's row."""
+    found = await database.read("SELECT controller_id, name, dqlite_bind_address, generation FROM controller_node")
+    return tuple(NodeRow(str(i), str(n), str(a), int(str(g))) for i, n, a, g in found.rows)
+
+
+async def record_joining(database: Database, request: MembershipRequest, generation: int) -> None:
+    """Write the row of a node that is about to be added, with the generation that names it."""
+
+    async def write(tx: Transaction) -> None:
+        row = (request.controller_id, str(request.dqlite_id), request.name, request.address, generation)
+        await tx.execute(_UPSERT, row)
+
+    await database.run(write)
+
+
+async def delete(database: Database, name: str) -> None:
+    """Delete the row of the node of this raft name."""
+
+    async def write(tx: Transaction) -> None:
+        await tx.execute("DELETE FROM controller_node WHERE name = ?", (name,))
+
+    await database.run(write)
+
+
+async def drop_others(database: Database, identity: Identity) -> None:
+    """After a forced reconfiguration: delete the rows of those who are no members any more."""
+
+    async def write(tx: Transaction) -> None:
+        await tx.execute("DELETE FROM controller_node WHERE controller_id <> ?", (identity.controller_id,))
+
+    await database.run(write)
+
+
+async def _apply_schema(tx: Transaction) -> None:
+    await tx.execute(schema.CREATE_PATCH_TABLE)
+    done = {int(str(row[0])) for row in (await tx.query("SELECT number FROM schema_patch")).rows}
+    for number, name in enumerate(schema.PATCHES, start=1):
+        if number in done:
+            continue
+        for statement in schema.statements(name):
+            await tx.execute(statement)
+        await tx.execute("INSERT INTO schema_patch (number, name) VALUES (?, ?)", (number, name))

@@ -1,0 +1,548 @@
+"""Flow 1, hop 5 to 6: the worker that owns this controller's Dqlite node. It looks, decides, acts, and looks again.
+
+One loop does everything that changes the node: read the configuration, look at disk, node and peers, ask `decide`,
+carry out its one Action. Beside it run the peer watch (peers.py), the leader's duties (membership.py) and the proxy
+(proxy.py, on its own thread). Nothing else ever starts, stops or reconfigures the node.
+
+`run` ends only by cancellation; `stop` is the orderly way and hands leadership over.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from dbaccessor.database import Database
+
+from dbaccessor import decide as policy
+from dbaccessor import dial, errors, goodbye, reconfigure, registry, report, timing
+from dbaccessor.conf import FILE_NAME, ConfReader, ControllerConf
+from dbaccessor.dqlite import node as dqlite_node
+from dbaccessor.dqlite import nodedir
+from dbaccessor.identity import DbState, Epoch, Identity, Store, node_name
+from dbaccessor.leader import MemberConnector
+from dbaccessor.membership import Leading, Membership
+from dbaccessor.outlook import Outlook
+from dbaccessor.ownnode import OwnNode
+from dbaccessor.peers import PeerWatch
+from dbaccessor.preamble import Answer, Hello, MembershipRequest, Outcome, newer_epoch
+from dbaccessor.proxy import CannotListen, Proxy
+from dbaccessor.registrar import Registrar
+
+log = logging.getLogger(__name__)
+
+_TICK_SECONDS = 0.25
+_CONF_SECONDS = 2.0
+_DUTY_SECONDS = 0.5
+_REGISTRY_SECONDS = 2.0
+_RETRY_SECONDS = 1.0
+_LEAVE_SECONDS = 25.0
+
+
+class Worker:
+    """Owns the node of one state directory. Create it inside the event loop that runs it."""
+
+    def __init__(self, state_dir: Path) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._store = Store(state_dir)
+        self._reader = ConfReader(state_dir / FILE_NAME)
+        self._timing = timing.for_latency(10)
+        self._dialer = dial.Dialer(dial.Caller(), dial.AddressBook(), self._timing, self._heard)
+        self._own = OwnNode(self._store.data_dir, self._dialer.raft_connect)
+        self._proxy = Proxy(self._membership_request, self._hello)
+        self._peers = PeerWatch(self._dialer, self._timing, self._targets, lambda: self._wake.set())
+        self._connector = MemberConnector(self._dialer, lambda: self._own.local)
+        controller_database = self.database(registry.DATABASE)
+        self._registrar = Registrar(self._store, controller_database)
+        self._membership = Membership(controller_database, self._timing, self._leading)
+        self._accounts = report.Accounts()
+        self._identity: Identity | None = None
+        self._db_state: DbState | None = None
+        self._founded_at_generation = 0
+        self._listen_problem: str | None = None
+        self._conf_due = self._retry_at = 0.0
+        self._wake = asyncio.Event()
+        self._acting = asyncio.Lock()
+        self._leaving = self._stopping = False
+        self.on_db_state: Callable[[], None] = lambda: None
+        self.document: Mapping[str, Any] = {}
+
+    # What others may call
+
+    def database(self, name: str) -> Database:
+        """Return a handle to the database `name`, whose transactions run on the leader."""
+        return Database(self._connector, name)
+
+    def nudge(self) -> None:
+        """Look at the configuration file now. Callable from any thread."""
+
+        def look() -> None:
+            self._conf_due = 0.0
+            self._wake.set()
+
+        self._loop.call_soon_threadsafe(look)
+
+    def db_state(self) -> DbState | None:
+        """What the charm is to publish, None while this node is no member."""
+        return self._db_state
+
+    async def run(self) -> None:
+        """Own the node until cancelled. Raises only for what a restart cannot cure by itself either."""
+        self._load()
+        self._proxy.start()
+        try:
+            async with asyncio.TaskGroup() as group:
+                group.create_task(self._peers.run())
+                group.create_task(self._do_duties())
+                group.create_task(self._keep_registry())
+                await self._keep_deciding()
+        finally:
+            self._dialer.stop()
+            await self._own.stop()
+            await self._proxy.stop()
+
+    async def stop(self) -> None:
+        """Hand over what the node holds, then stop it. Call it before cancelling `run`."""
+        self._stopping = True
+        async with self._acting:
+            self._accounts.set_state("stopped", "controllerd was told to stop")
+            outlook = self._outlook()
+            if outlook.leader and len(outlook.members) > 1:
+                await self._own.hand_over(self._timing.handover_seconds)
+            await self._stop_node()
+
+    async def leave(self) -> Outcome:
+        """Say goodbye for good, so that the others need not wait for this node. Idempotent; the reason is inside."""
+        identity, local = self._identity, self._own.local
+        if identity is not None and identity.state == "left":
+            return Outcome(True, "left already")
+        if identity is None or local is None:
+            return Outcome(False, "this node is no member, or does not run")
+        if len(self._outlook().members) < 2:
+            return Outcome(False, "this is the last controller")
+        self._leaving = True
+        try:
+            self._accounts.set_state("leaving", "saying goodbye to the other members")
+            outcome = await goodbye.say(identity, local, self._outlook, self._dialer, _LEAVE_SECONDS)
+            async with self._acting:
+                left = msgspec.structs.replace(identity, state="left")
+                self._store.save_identity(left)
+                self._become(left)
+                await self._stop_node()
+        except TimeoutError:
+            outcome = Outcome(False, f"no leader removed this node within {_LEAVE_SECONDS:g} s")
+        except (errors.DbAccessorError, OSError) as error:
+            outcome = Outcome(False, f"{type(error).__name__}: {error}")
+        finally:
+            self._leaving = False
+        log.info("leaving: %s", outcome.reason)
+        return outcome
+
+    # Looking
+
+    def _load(self) -> None:
+        done = reconfigure.finish(self._store)
+        if done is not None:
+            log.warning("%s", done)
+        self._identity = self._store.identity()
+        self._db_state = self._store.db_state()
+        self._registrar.load()
+        self._reader = ConfReader(self._reader.path, floor=self._registrar.members.generation)
+        self._update_dialer()
+
+    async def _keep_deciding(self) -> None:
+        while True:
+            self._wake.clear()
+            async with self._acting:
+                if not self._stopping:
+                    await self._step()
+            self._write_document()
+            try:
+                async with asyncio.timeout(_TICK_SECONDS):
+                    await self._wake.wait()
+            except TimeoutError:
+                pass
+
+    async def _step(self) -> None:
+        self._read_conf()
+        await self._listen()
+        await self._own.look()
+        outlook = self._outlook()
+        if outlook.leader:
+            self._own.saw_leader()
+        self._update_facts()
+        if self._leaving:
+            return
+        action = policy.decide(self._view(outlook))
+        self._account(action, outlook)
+        if isinstance(action, policy.Wait | policy.Serve):
+            return
+        if self._listen_problem is not None and not isinstance(action, policy.PutAside | policy.Supersede):
+            remedy = "see the unit's addresses; it is tried again by itself"
+            self._accounts.wait_for("bind-address", self._listen_problem, remedy)
+            return
+        if self._loop.time() < self._retry_at:
+            return
+        log.info("%s: %s", type(action).__name__.lower(), action.reason)
+        try:
+            await self._act(action)
+        except (errors.DbAccessorError, OSError, TimeoutError, reconfigure.Behind) as error:
+            self._retry_at = self._loop.time() + _RETRY_SECONDS
+            sentence = f"{type(action).__name__.lower()} failed: {error}"
+            self._accounts.wait_for("retry", sentence, f"it is tried again every {_RETRY_SECONDS:g} s")
+        self._update_facts()
+        self._wake.set()
+
+    def _read_conf(self) -> None:
+        now = self._loop.time()
+        if now < self._conf_due:
+            return
+        self._conf_due = now + _CONF_SECONDS
+        if not self._reader.read():
+            return
+        if self._reader.problem is not None:
+            log.error("%s", self._reader.problem)
+        conf = self._reader.conf
+        if conf is None:
+            return
+        log.info("configuration generation %d: %s", conf.generation, conf.db_bind_addresses)
+        if not self._own.running:  # A running node keeps the latency it was started with.
+            self._timing = timing.for_latency(conf.network_latency_ms)
+            self._dialer.timing = self._peers.timing = self._membership.timing = self._timing
+        self._registrar.save(generation=conf.generation)
+        self._update_dialer()
+        self._peers.hurry()
+
+    async def _listen(self) -> None:
+        conf = self._reader.conf
+        if conf is None or conf.own_address is None:
+            return
+        try:
+            await self._proxy.listen(conf.own_address, conf.dqlite_port)
+            self._listen_problem = None
+        except CannotListen as error:
+            if self._listen_problem != str(error):
+                log.error("%s", error)
+            self._listen_problem = str(error)
+
+    def _outlook(self) -> Outlook:
+        return Outlook(self._identity, self._own.probe, self._peers.answers(), self._registrar.members.role)
+
+    def _view(self, outlook: Outlook) -> policy.View:
+        members = self._registrar.members
+        return policy.View(
+            conf=self._reader.conf,
+            disk=policy.Disk(
+                identity=self._identity,
+                marked_id=self._store.marked_id(),
+                has_files=self._store.has_files(),
+                fingerprint=self._store.fingerprint(),
+            ),
+            running=self._running(outlook) if self._own.running else None,
+            peers=self._peers.peers(self._cluster_uuid()),
+            members=tuple(k.name for k in members.known),
+            recorded_generation=members.recorded,
+            peers_asked=self._peers.asked(self._targets()),
+            hold_seconds=self._timing.hold_seconds,
+        )
+
+    def _running(self, outlook: Outlook) -> policy.Running:
+        silent = self._own.silent_seconds
+        index = 0
+        if silent >= self._timing.hold_seconds:  # Reading segments is not for every tick.
+            index = nodedir.last_index_on_disk(self._store.data_dir)
+        return policy.Running(outlook.own_role, outlook.leader, silent, index)
+
+    # Acting
+
+    async def _act(self, action: policy.Action) -> None:
+        match action:
+            case policy.Bootstrap():
+                await self._bootstrap(action)
+            case policy.Start():
+                self._accounts.set_state("starting", action.reason)
+                await self._start_node()
+            case policy.Join():
+                await self._join(action)
+            case policy.Forget():
+                self._store.forget_identity()
+                self._become(None)
+            case policy.Supersede():
+                await self._supersede(action.epoch)
+            case policy.PutAside():
+                await self._put_aside(action)
+            case policy.Reconfigure():
+                await self._go_on_alone(action)
+            case policy.Wait() | policy.Serve():
+                pass
+
+    async def _bootstrap(self, action: policy.Bootstrap) -> None:
+        conf = self._conf()
+        self._accounts.set_state("bootstrapping", action.reason)
+        identity = await asyncio.to_thread(
+            reconfigure.bootstrap, self._store, cluster_uuid=conf.cluster_uuid, controller_id=conf.controller_id
+        )
+        self._founded_at_generation = conf.generation
+        self._become(identity)
+
+    async def _join(self, action: policy.Join) -> None:
+        conf = self._conf()
+        self._accounts.set_state("joining", action.reason)
+        identity = self._identity or await self._new_identity(conf, action.leader)
+        if not self._own.running:
+            await self._start_node()
+        request = MembershipRequest(
+            operation="join",
+            controller_id=identity.controller_id,
+            dqlite_id=identity.dqlite_id,
+            name=identity.name,
+            address=conf.own_address or "",
+            generation=conf.generation,
+        )
+        outcome = await self._dialer.membership(action.leader, request, self._timing.join_seconds)
+        if not outcome.done:
+            raise errors.NotReady(f"{action.leader} says: {outcome.reason}")
+        log.info("joined: %s", outcome.reason)
+        member = msgspec.structs.replace(identity, state="member")
+        self._store.save_identity(member)
+        self._become(member)
+        self._own.saw_leader()
+
+    async def _new_identity(self, conf: ControllerConf, leader: str) -> Identity:
+        """Make a new id with an empty, marked directory, in the epoch of those who follow `leader`."""
+        epochs = [a.epoch for a in self._peers.answers().values() if a.leader == leader and a.epoch is not None]
+        if not epochs:
+            raise errors.NotReady(f"nobody follows {leader} any more")
+        dqlite_id = dqlite_node.new_id()
+        identity = Identity(
+            cluster_uuid=conf.cluster_uuid,
+            controller_id=conf.controller_id,
+            dqlite_id=dqlite_id,
+            epoch=max(epochs, key=lambda e: e.number),
+            fingerprint=await asyncio.to_thread(self._store.make_data_dir, dqlite_id),
+        )
+        self._store.save_identity(identity)
+        self._become(identity)
+        return identity
+
+    async def _supersede(self, epoch: Epoch) -> None:
+        assert self._identity is not None
+        marked = msgspec.structs.replace(self._identity, superseded=epoch)
+        self._store.save_identity(marked)
+        self._become(marked)
+        await self._proxy.drop_connections()
+        await self._stop_node()
+
+    async def _put_aside(self, action: policy.PutAside) -> None:
+        await self._stop_node()
+        where = await asyncio.to_thread(self._store.put_aside, action.reason)
+        self._store.forget_identity()
+        self._become(None)
+        log.warning("data put aside in %s: %s", where, action.reason)
+
+    async def _go_on_alone(self, action: policy.Reconfigure) -> None:
+        assert self._identity is not None
+        newest_known_index = self._conf().db_last_index
+        self._accounts.set_state("reconfiguring", action.reason)
+        log.warning("going on alone: %s", action.reason)
+        await self._stop_node()
+        await self._proxy.drop_connections()
+        try:
+            await asyncio.to_thread(
+                reconfigure.go_on_alone, self._store, self._identity, action.dropping, newest_known_index
+            )
+        finally:
+            self._become(self._store.identity())
+        self._registrar.save(known=())
+        await self._start_node()
+
+    async def _start_node(self) -> None:
+        assert self._identity is not None
+        self._registrar.announced_as = None
+        await self._own.start(self._identity, self._conf().network_latency_ms)
+
+    async def _stop_node(self) -> None:
+        await self._own.stop()
+        self._update_facts()
+
+    # Beside the loop
+
+    async def _do_duties(self) -> None:
+        """The leader's duties, and keeping the charm informed."""
+        while True:
+            await asyncio.sleep(_DUTY_SECONDS)
+            try:
+                await self._membership.look()
+            except (errors.DbAccessorError, OSError, TimeoutError) as error:
+                log.warning("membership: %s", error)
+            self._update_db_state()
+
+    async def _keep_registry(self) -> None:
+        """Write the own row once per start, then keep what the rows say in members.json."""
+        while True:
+            await asyncio.sleep(_REGISTRY_SECONDS if self._announced() else _TICK_SECONDS)
+            identity, conf, outlook = self._identity, self._reader.conf, self._outlook()
+            if identity is None or conf is None or not outlook.leader or identity.state != "member":
+                continue
+            try:
+                if not self._announced():
+                    await self._registrar.announce(identity, conf.own_address or "", self._founded_at_generation)
+                    self._wake.set()
+                await self._registrar.remember(identity, outlook, conf, self._dialer.book)
+                self._update_dialer()
+            except errors.DbAccessorError as error:
+                log.info("registry: %s", error)
+
+    def _announced(self) -> bool:
+        return self._identity is not None and self._registrar.announced_as == self._identity
+
+    def _update_db_state(self) -> None:
+        identity, outlook = self._identity, self._outlook()
+        if identity is None or not outlook.leader or not self._announced():
+            return
+        fresh = report.db_state(identity, outlook.members, 0, self._db_state)
+        if fresh is None or fresh == self._db_state:
+            return
+        index = nodedir.last_index_on_disk(self._store.data_dir)
+        self._db_state = msgspec.structs.replace(fresh, last_index=index)
+        self._store.save_db_state(self._db_state)
+        log.info("db-state: %s of voters %s, index %d", fresh.role, ", ".join(fresh.voters), index)
+        self.on_db_state()
+
+    def _leading(self) -> Leading | None:
+        identity, conf, local, outlook = self._identity, self._reader.conf, self._own.local, self._outlook()
+        if identity is None or conf is None or local is None or self._stopping or not outlook.leading:
+            return None
+        return Leading(identity.dqlite_id, local, conf, frozenset(outlook.answers))
+
+    async def _membership_request(self, request: MembershipRequest) -> Outcome:
+        """Called on the proxy's loop; the work belongs to this worker's."""
+        future = asyncio.run_coroutine_threadsafe(self._membership.handle(request), self._loop)
+        return await asyncio.wrap_future(future)
+
+    # Who this node is, told to everybody who needs to know
+
+    def _become(self, identity: Identity | None) -> None:
+        self._identity = identity
+        if identity is None:
+            self._db_state = None
+        self._update_dialer()
+        self._update_facts()
+
+    def _conf(self) -> ControllerConf:
+        assert self._reader.conf is not None, "decide acts only with a configuration"
+        return self._reader.conf
+
+    def _cluster_uuid(self) -> str:
+        if self._identity is not None:
+            return self._identity.cluster_uuid
+        return self._reader.conf.cluster_uuid if self._reader.conf is not None else ""
+
+    def _targets(self) -> dict[str, str]:
+        me = self._dialer.caller.controller_id
+        return {i: a for i, a in self._dialer.book.everybody().items() if i != me}
+
+    def _update_dialer(self) -> None:
+        conf, identity = self._reader.conf, self._identity
+        controller_id = conf.controller_id if conf is not None else ""
+        if identity is not None:
+            self._dialer.caller = dial.Caller(
+                identity.cluster_uuid, identity.epoch, identity.controller_id, identity.dqlite_id
+            )
+        else:
+            self._dialer.caller = dial.Caller(controller_id=controller_id)
+        self._dialer.book = dial.AddressBook(
+            port=conf.dqlite_port if conf is not None else 17666,
+            current=dict(conf.db_bind_addresses) if conf is not None else {},
+            earlier={k.controller_id: k.address for k in self._registrar.members.known if k.address},
+        )
+
+    def _update_facts(self) -> None:
+        conf, identity = self._reader.conf, self._identity
+        facts = Answer(
+            accepted=True,
+            controller_id=conf.controller_id if conf is not None else "",
+            generation=conf.generation if conf is not None else 0,
+        )
+        if identity is not None:
+            facts = msgspec.structs.replace(
+                facts,
+                cluster_uuid=identity.cluster_uuid,
+                epoch=identity.epoch,
+                dqlite_id=identity.dqlite_id,
+                name=identity.name,
+                holds_data=True,
+                running=self._own.running,
+                leader=self._outlook().leader,
+                superseded=identity.superseded,
+            )
+        self._proxy.facts = facts
+
+    def _heard(self, answer: Answer) -> None:
+        """Called from any thread: somebody told who they are. A newer epoch is worth asking everybody at once."""
+        identity = self._identity
+        if identity is None or answer.cluster_uuid != identity.cluster_uuid:
+            return
+        if newer_epoch(identity.epoch, answer.superseded or answer.epoch):
+            self._loop.call_soon_threadsafe(self._peers.hurry)
+
+    def _hello(self, hello: Hello) -> None:
+        """Called on the proxy's loop: a caller told who it is."""
+        self._loop.call_soon_threadsafe(self._note_caller, hello)
+
+    def _note_caller(self, hello: Hello) -> None:
+        identity = self._identity
+        if hello.controller_id:
+            self._dialer.saw(hello.controller_id)
+        if identity is None or hello.cluster_uuid != identity.cluster_uuid:
+            return
+        if newer_epoch(identity.epoch, hello.epoch):
+            self._peers.hurry()
+        name = node_name(hello.controller_id, hello.dqlite_id)
+        if name in identity.dropped and newer_epoch(hello.epoch, identity.epoch):
+            # One that was left behind has met this epoch, was refused, and need not be shown any longer.
+            fresh = msgspec.structs.replace(identity, dropped=tuple(n for n in identity.dropped if n != name))
+            self._store.save_identity(fresh)
+            self._registrar.announced_as = fresh if self._announced() else None
+            self._become(fresh)
+
+    # What status shows
+
+    def _account(self, action: policy.Action, outlook: Outlook) -> None:
+        accounts = self._accounts
+        if isinstance(action, policy.Wait):
+            accounts.wait_for(action.topic, action.reason, action.remedy)
+            if not self._own.running or not outlook.leader:
+                accounts.set_state("waiting", action.reason)
+        elif isinstance(action, policy.Serve):
+            accounts.no_waits()
+            if not outlook.leader:
+                accounts.set_state("starting" if not self._announced() else "serving", action.reason)
+            elif self._announced():
+                accounts.set_state("serving", action.reason)
+            else:
+                accounts.set_state("starting", "writes its row into the database")
+
+    def _write_document(self) -> None:
+        conf, identity, outlook = self._reader.conf, self._identity, self._outlook()
+        section = None
+        if identity is not None:
+            section = report.cluster_section(
+                identity,
+                outlook.members,
+                outlook.leader,
+                frozenset({identity.controller_id, *outlook.answers}),
+                self._dialer.book.everybody(),
+                self._dialer.book.port,
+                self._own.running,
+            )
+        self.document = {
+            "controller-id": conf.controller_id if conf is not None else "",
+            **self._accounts.section(),
+            "conf": report.conf_section(conf, self._reader.problem),
+            "cluster": section,
+        }

@@ -1,0 +1,323 @@
+"""Every row of the policy, its sentence, and what no combination of inputs may ever lead to."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+
+import msgspec
+import pytest
+
+from dbaccessor.conf import ControllerConf
+from dbaccessor.decide import (
+    Bootstrap,
+    Disk,
+    Forget,
+    Join,
+    Peer,
+    PutAside,
+    Reconfigure,
+    Running,
+    Serve,
+    Start,
+    Supersede,
+    View,
+    Wait,
+    decide,
+)
+from dbaccessor.identity import Epoch, Identity
+
+UUID = "11111111-2222-3333-4444-555555555555"
+E1, E1_OTHER, E2 = Epoch(1, "aaaa"), Epoch(1, "bbbb"), Epoch(2, "cccc")
+ME = Identity(cluster_uuid=UUID, controller_id="0", dqlite_id=100, epoch=E1, state="member", fingerprint="fs-1")
+GOOD = Disk(identity=ME, marked_id=100, has_files=True, fingerprint="fs-1")
+NAMES = ("controller-0-100", "controller-1-101", "controller-2-102")
+
+
+def conf(**changes: object) -> ControllerConf:
+    base = ControllerConf(
+        controller_id="0",
+        generation=5,
+        cluster_uuid=UUID,
+        bootstrap_controller="0",
+        bootstrapped=True,
+        db_bind_addresses={"0": "10.0.0.10", "1": "10.0.0.11", "2": "10.0.0.12"},
+    )
+    return msgspec.structs.replace(base, **changes)
+
+
+ALONE = conf(db_bind_addresses={"0": "10.0.0.10"}, departed=("1", "2"))
+
+
+def member(controller_id: str, **changes: object) -> Peer:
+    base = Peer(controller_id, answers=True, holds_data=True, same_cluster=True, epoch=E1)
+    return dataclasses.replace(base, **changes)  # type: ignore[arg-type]
+
+
+def silent(controller_id: str, seconds: float | None = 10.0) -> Peer:
+    return Peer(controller_id, silent_seconds=seconds)
+
+
+def blank(controller_id: str) -> Peer:
+    return Peer(controller_id, answers=True, holds_data=False)
+
+
+LONELY = Running(role="voter", leader="", silent_seconds=10.0, last_index=50)
+SURVIVOR = View(
+    conf=ALONE, disk=GOOD, running=LONELY, peers=(silent("1"), silent("2")), members=NAMES, recorded_generation=3
+)
+
+
+def test_without_a_configuration_it_waits_for_an_address_and_a_running_node_goes_on():
+    assert decide(View(conf=None)).topic == "bind-address"  # type: ignore[union-attr]
+    assert isinstance(decide(View(conf=None, disk=GOOD, running=LONELY)), Serve)
+
+
+def test_a_configuration_that_gives_no_address_is_waited_out_and_says_what_to_do():
+    action = decide(View(conf=conf(db_bind_addresses={"1": "10.0.0.11"})))
+    assert isinstance(action, Wait)
+    assert action.topic == "bind-address"
+    assert "gives controller 0 no address" in action.reason
+    assert "binding" in action.remedy
+
+
+# Bootstrap
+
+
+def test_the_named_controller_founds_the_cluster_when_nothing_exists_yet():
+    action = decide(View(conf=conf(bootstrapped=False), peers=(blank("1"), silent("2"))))
+    assert isinstance(action, Bootstrap)
+    assert action.reason == f"the configuration names controller 0 to found cluster {UUID}"
+
+
+@pytest.mark.parametrize(
+    ("change", "topic"),
+    [
+        ({"bootstrapped": True}, "join"),
+        ({"bootstrapped": False, "bootstrap_controller": "1"}, "join"),
+        ({"bootstrapped": False, "bootstrap_controller": ""}, "cluster-uuid"),
+        ({"bootstrapped": False, "cluster_uuid": ""}, "cluster-uuid"),
+        ({"bootstrapped": True, "db_bind_addresses": {"0": "10.0.0.10"}}, "data"),
+        ({"bootstrapped": False, "db_bind_addresses": {"1": "10.0.0.11"}}, "bind-address"),
+    ],
+)
+def test_nobody_else_and_nothing_later_founds_a_cluster(change, topic):
+    action = decide(View(conf=conf(**change)))
+    assert isinstance(action, Wait)
+    assert action.topic == topic
+
+
+def test_a_cluster_that_somebody_already_holds_is_joined_even_if_the_configuration_says_otherwise():
+    peers = (member("1", leader="controller-1-101"),)
+    action = decide(View(conf=conf(bootstrapped=False), peers=peers))
+    assert isinstance(action, Join)
+    assert action.leader == "controller-1-101"
+
+
+def test_bootstrap_waits_until_everybody_was_asked():
+    action = decide(View(conf=conf(bootstrapped=False), peers_asked=False))
+    assert isinstance(action, Wait)
+    assert action.topic == "peers"
+
+
+def test_an_identity_or_data_forbids_a_bootstrap():
+    c = conf(bootstrapped=False)
+    lost = Disk(identity=ME)
+    assert isinstance(decide(View(conf=c, disk=lost)), Forget)
+    assert isinstance(decide(View(conf=c, disk=Disk(has_files=True))), PutAside)
+
+
+# Whose data
+
+
+@pytest.mark.parametrize(
+    ("disk", "sentence"),
+    [
+        ({"identity": msgspec.structs.replace(ME, controller_id="7")}, "data of controller 7; this is controller 0"),
+        ({"identity": msgspec.structs.replace(ME, cluster_uuid="other")}, "data of cluster other"),
+        ({"fingerprint": "fs-2"}, "is a copy or was restored from one"),
+        ({"marked_id": 99}, "belongs to Dqlite id 99"),
+        ({"marked_id": None}, "has lost its marker"),
+        ({"identity": None}, "without an identity file"),
+        ({"identity": msgspec.structs.replace(ME, superseded=E2)}, "was superseded by epoch 2"),
+    ],
+)
+def test_data_that_is_not_surely_ours_is_put_aside_and_never_started(disk, sentence):
+    action = decide(View(conf=conf(), disk=dataclasses.replace(GOOD, **disk)))
+    assert isinstance(action, PutAside)
+    assert sentence in action.reason
+
+
+def test_a_wiped_directory_means_a_lost_identity_and_then_a_join_under_a_new_id():
+    peers = (member("1", leader="controller-1-101"), member("2"))
+    forgetting = decide(View(conf=conf(), disk=Disk(identity=ME), peers=peers))
+    assert isinstance(forgetting, Forget)
+    assert "joins under a new id" in forgetting.reason
+    assert isinstance(decide(View(conf=conf(), peers=peers)), Join)
+
+
+def test_a_newer_epoch_is_recorded_before_anything_else_running_or_not():
+    for running in (None, LONELY, Running("voter", "controller-0-100", 0.0)):
+        view = View(conf=ALONE, disk=GOOD, running=running, peers=(member("1", epoch=E2),))
+        action = decide(view)
+        assert isinstance(action, Supersede)
+        assert action.epoch == E2
+    told = Peer("1", answers=True, same_cluster=True, holds_data=True, epoch=E1, superseded=E2)
+    assert isinstance(decide(View(conf=conf(), disk=GOOD, peers=(told,))), Supersede)
+
+
+def test_an_epoch_of_another_cluster_means_nothing():
+    foreign = Peer("1", answers=True, same_cluster=False, holds_data=False, epoch=E2)
+    assert isinstance(decide(View(conf=conf(), disk=GOOD, peers=(foreign,))), Start)
+
+
+# Stopped, joining, serving
+
+
+def test_good_data_is_started_once_everybody_was_asked():
+    assert isinstance(decide(View(conf=conf(), disk=GOOD)), Start)
+    assert decide(View(conf=conf(), disk=GOOD, peers_asked=False)).topic == "peers"  # type: ignore[union-attr]
+
+
+def test_a_join_that_was_interrupted_is_resumed_running_or_not():
+    joining = dataclasses.replace(GOOD, identity=msgspec.structs.replace(ME, state="joining"))
+    peers = (member("1", leader="controller-2-102"),)
+    for running in (None, LONELY):
+        action = decide(View(conf=conf(), disk=joining, running=running, peers=peers))
+        assert isinstance(action, Join)
+        assert action.leader == "controller-2-102"
+        assert action.reason.startswith("resumes joining")
+
+
+def test_a_join_goes_to_the_newest_epoch_only():
+    peers = (member("1", leader="controller-1-101"), member("2", epoch=E2))
+    action = decide(View(conf=conf(), peers=peers))
+    assert isinstance(action, Wait)
+    assert "no leader" in action.reason
+
+
+def test_a_node_that_said_goodbye_stays_out():
+    left = dataclasses.replace(GOOD, identity=msgspec.structs.replace(ME, state="left"))
+    assert decide(View(conf=conf(), disk=left)).topic == "left"  # type: ignore[union-attr]
+
+
+def test_a_member_with_a_leader_serves_whatever_the_configuration_names():
+    for c in (conf(), ALONE, conf(db_bind_addresses={"1": "10.0.0.11"})):
+        view = View(conf=c, disk=GOOD, running=Running("voter", NAMES[1], 0.0), members=NAMES)
+        assert isinstance(decide(view), Serve)
+
+
+def test_a_running_node_is_not_stopped_by_a_configuration_of_another_cluster():
+    view = View(conf=conf(cluster_uuid="other"), disk=GOOD, running=Running("voter", NAMES[0], 0.0))
+    action = decide(view)
+    assert isinstance(action, Wait)
+    assert action.topic == "configuration"
+
+
+# Going on alone
+
+
+def test_the_last_one_goes_on_alone_when_all_three_witnesses_agree():
+    action = decide(SURVIVOR)
+    assert isinstance(action, Reconfigure)
+    assert action.dropping == ("controller-1-101", "controller-2-102")
+    assert "names only this controller" in action.reason
+
+
+def test_two_fresh_units_in_place_of_two_dead_ones_heal_too():
+    c = conf(db_bind_addresses={"0": "10.0.0.10", "3": "10.0.0.13", "4": "10.0.0.14"}, departed=("1", "2"))
+    view = dataclasses.replace(SURVIVOR, conf=c, peers=(*SURVIVOR.peers, blank("3"), blank("4")))
+    assert isinstance(decide(view), Reconfigure)
+
+
+MISSING_WITNESS = {
+    "another member is still named": ({"conf": conf()}, "no quorum"),
+    "an unresolved member is still named": (
+        {"conf": msgspec.structs.replace(ALONE, db_unresolved=("3",))},
+        "no quorum",
+    ),
+    "the configuration is as old as the last join": ({"recorded_generation": 5}, "not newer than the last join"),
+    "this controller has no address any more": ({"conf": conf(db_bind_addresses={})}, "no address"),
+    "a member fell silent a moment ago": ({"peers": (silent("1"), silent("2", 1.0))}, "for 1.0 s only"),
+    "a member was never asked": ({"peers": (silent("1"), silent("2", None))}, "could not be asked"),
+    "a member is not even known by address": ({"peers": (silent("1"),)}, "could not be asked"),
+    "a member answers with data": ({"peers": (silent("1"), member("2"))}, "still answers with data"),
+    "a member follows a leader": (
+        {"peers": (silent("1"), member("2", leader="controller-2-102"))},
+        "controller 2 follows controller-2-102",
+    ),
+    "a member of the same epoch number has another tag": (
+        {"peers": (silent("1"), member("2", epoch=E1_OTHER))},
+        "neither yields",
+    ),
+    "this node is a spare": ({"running": dataclasses.replace(LONELY, role="spare")}, "is a spare"),
+    "this node's role is unknown": ({"running": dataclasses.replace(LONELY, role="")}, "unknown role"),
+    "the newest voters did not include it": (
+        {"conf": msgspec.structs.replace(ALONE, db_voters=("1", "2"))},
+        "newest known voters were 1, 2",
+    ),
+    "its log is behind": ({"conf": msgspec.structs.replace(ALONE, db_last_index=51)}, "log ends at 50"),
+}
+
+
+@pytest.mark.parametrize("missing", MISSING_WITNESS)
+def test_one_missing_witness_means_waiting_with_its_reason(missing):
+    change, sentence = MISSING_WITNESS[missing]
+    action = decide(dataclasses.replace(SURVIVOR, **change))
+    assert isinstance(action, Wait), missing
+    assert sentence in action.reason
+
+
+def test_silence_shorter_than_the_hold_is_an_election():
+    view = dataclasses.replace(SURVIVOR, running=dataclasses.replace(LONELY, silent_seconds=1.0))
+    assert isinstance(decide(view), Serve)
+
+
+def test_over_every_combination_the_irreversible_actions_need_all_their_reasons():
+    confs = (
+        None,
+        ALONE,
+        conf(),
+        conf(bootstrapped=False),
+        conf(bootstrapped=False, db_bind_addresses={"0": "10.0.0.10"}),
+    )
+    disks = (Disk(), Disk(identity=ME), GOOD, dataclasses.replace(GOOD, fingerprint="copy"), Disk(has_files=True))
+    runs = (
+        None,
+        LONELY,
+        Running("voter", "", 1.0, 50),
+        Running("spare", "", 10.0),
+        Running("voter", NAMES[1], 0.0, 50),
+    )
+    one = (
+        silent("1"),
+        silent("1", 1.0),
+        silent("1", None),
+        blank("1"),
+        member("1"),
+        member("1", leader=NAMES[1]),
+        member("1", epoch=E2),
+    )
+    two = (silent("2"), member("2"), blank("2"))
+    seen: set[type] = set()
+    for c, disk, run, first, second, asked, recorded in itertools.product(
+        confs, disks, runs, one, two, (True, False), (3, 9)
+    ):
+        if run is not None and disk is not GOOD:
+            continue
+        view = View(c, disk, run, (first, second), NAMES, recorded, asked)
+        action = decide(view)
+        seen.add(type(action))
+        assert action.reason
+        if isinstance(action, Bootstrap):
+            assert c is not None and not c.bootstrapped and c.bootstrap_controller == "0" and c.own_address
+            assert disk == Disk() and run is None and asked
+            assert not any(p.answers and p.holds_data for p in view.peers)
+        if isinstance(action, Reconfigure):
+            assert c is not None and run is LONELY and recorded < c.generation
+            without_data = {p.controller_id for p in view.peers if p.holds_data is False}
+            assert set(c.others) <= without_data
+            assert all(p.holds_data is False or (p.silent_seconds or 0) >= view.hold_seconds for p in view.peers)
+        if isinstance(action, Start | Join) and disk.identity is not None:
+            assert disk is GOOD
+    assert seen == {Wait, Serve, Bootstrap, Start, Join, PutAside, Forget, Supersede, Reconfigure}
