@@ -66,8 +66,13 @@ _PROTOCOL = range(1001, 1006)
 
 
 def is_plain(code: int) -> bool:
-    """True when this failure says only that the statement was wrong, so that the connection stays good."""
+    """True when this failure says that the statement or request itself was wrong."""
     return code in _PROTOCOL or code & 0xFF in _PLAIN
+
+
+def spoils_connection(code: int) -> bool:
+    """True when the connection that got this failure must not be used again: what it holds open is not known."""
+    return not (is_plain(code) or code & 0xFF == BUSY or code in _NOT_LEADER_CODES) or code == NOT_FOUND
 
 
 def from_failure(code: int, text: str, *, changes: bool, address: str = "") -> DbAccessorError:

@@ -9,6 +9,7 @@ anything doubtful is Refused.
 from __future__ import annotations
 
 import enum
+import functools
 import math
 import re
 from collections.abc import Sequence
@@ -20,6 +21,8 @@ from dbaccessor import errors
 # SQLite's own limits (SQLITE_MAX_VARIABLE_NUMBER, SQLITE_MAX_SQL_LENGTH).
 MAX_PARAMETERS = 32766
 MAX_SQL_BYTES = 1_000_000
+# A program sends the same statements over and over; those up to this length are split only once.
+_LONGEST_KNOWN = 2000
 
 
 class Kind(enum.Enum):
@@ -39,9 +42,7 @@ class Statement:
 
 _CONTROL = frozenset({"BEGIN", "COMMIT", "END", "ROLLBACK", "SAVEPOINT", "RELEASE"})
 _READ = frozenset({"SELECT", "VALUES", "EXPLAIN", "PRAGMA"})
-_WRITE = frozenset(
-    {"INSERT", "REPLACE", "UPDATE", "DELETE", "CREATE", "ALTER", "DROP", "REINDEX", "ANALYZE", "VACUUM"}
-)
+_WRITE = frozenset({"INSERT", "REPLACE", "UPDATE", "DELETE", "CREATE", "ALTER", "DROP", "REINDEX", "ANALYZE", "VACUUM"})
 # Some pragmas change how a node stores or locks; only these, which tell something, are let through.
 _PRAGMAS_OF_A_NAME = frozenset(
     {
@@ -94,16 +95,19 @@ def check(sql: str, params: Sequence[object] = ()) -> Statement:
     surrogates in text; parameters that are not written as a plain `?`, or whose number or type is wrong;
     unknown verbs.
     """
-    statement = _read(sql)
+    statement = _read_known(sql) if len(sql) <= _LONGEST_KNOWN else _read(sql)
     if len(params) != statement.parameters:
-        raise errors.Refused(
-            f"the statement has {statement.parameters} parameters, and {len(params)} values are given"
-        )
+        raise errors.Refused(f"the statement has {statement.parameters} parameters, and {len(params)} values are given")
     for position, value in enumerate(params, 1):
         problem = _value_problem(value)
         if problem:
             raise errors.Refused(f"value {position}: {problem}")
     return statement
+
+
+@functools.lru_cache(maxsize=256)
+def _read_known(sql: str) -> Statement:
+    return _read(sql)
 
 
 def _read(sql: str) -> Statement:
@@ -143,9 +147,7 @@ def _read(sql: str) -> Statement:
     if not words:
         raise errors.Refused("the statement is empty")
     if parameters > MAX_PARAMETERS:
-        raise errors.Refused(
-            f"the statement has {parameters} parameters; more than {MAX_PARAMETERS} are not possible"
-        )
+        raise errors.Refused(f"the statement has {parameters} parameters; more than {MAX_PARAMETERS} are not possible")
     if any(word == "RETURNING" for word, _ in words):
         raise errors.Refused(
             "RETURNING is not possible: a node can be killed by it; query in the same transaction instead "

@@ -44,9 +44,7 @@ class Rows:
 class Connection:
     """Made by `open`. `usable` turns False once and for all; `close` may be called at any time, and again."""
 
-    def __init__(
-        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, *, deadline_seconds: float
-    ) -> None:
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, *, deadline_seconds: float) -> None:
         self._reader = reader
         self._writer = writer
         self._deadline_seconds = deadline_seconds
@@ -114,9 +112,7 @@ class Connection:
         """
         await self._ask(RequestType.OPEN, (name, 0, ""), wire.Database, deadline_seconds)
 
-    async def execute(
-        self, sql: str, params: Parameters = (), *, deadline_seconds: float | None = None
-    ) -> Result:
+    async def execute(self, sql: str, params: Parameters = (), *, deadline_seconds: float | None = None) -> Result:
         """Run one statement that yields no rows. Raises Refused, before anything is sent, for any other."""
         statement = statements.check(sql, params)
         if statement.kind is statements.Kind.READ:
@@ -126,9 +122,7 @@ class Connection:
         )
         return Result(answer.last_insert_id, answer.rows_affected)
 
-    async def query(
-        self, sql: str, params: Parameters = (), *, deadline_seconds: float | None = None
-    ) -> Rows:
+    async def query(self, sql: str, params: Parameters = (), *, deadline_seconds: float | None = None) -> Rows:
         """Run one statement that only reads. Rows are returned when all have come, and confirmed to be all."""
         statement = statements.check(sql, params)
         if statement.kind is not statements.Kind.READ:
@@ -144,9 +138,7 @@ class Connection:
                     return Rows(part.columns, tuple(rows))
                 if self._received > MAX_RESULT_BYTES:
                     self.close()
-                    raise errors.Refused(
-                        f"the result is larger than {MAX_RESULT_BYTES} bytes; ask for less at a time"
-                    )
+                    raise errors.Refused(f"the result is larger than {MAX_RESULT_BYTES} bytes; ask for less at a time")
 
     async def _ask(
         self,
@@ -189,9 +181,10 @@ class Connection:
             return response
         if not isinstance(response, wire.Failure):
             raise wire.ProtocolError(f"{type(response).__name__} came instead of {expected.__name__}")
-        if not errors.is_plain(response.code) or _ROWS_YIELDED in response.message:
+        error = errors.from_failure(response.code, response.message, changes=changes)
+        if errors.spoils_connection(response.code) or _ROWS_YIELDED in response.message:
             self.close()
-        raise errors.from_failure(response.code, response.message, changes=changes)
+        raise error
 
 
 class _Conversation:

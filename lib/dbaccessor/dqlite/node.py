@@ -233,9 +233,7 @@ def bootstrap(directory: Path, dqlite_id: int, name: str) -> None:
     if is_founding_id(dqlite_id):
         raise errors.Refused(f"{dqlite_id} would found another cluster whenever its directory is empty")
     socket_name = f"ha-controller-bootstrap-{secrets.token_hex(8)}"
-    founder = Node(
-        BOOTSTRAP_ID, name, directory, bind_address="@" + socket_name, connect=_connect_nobody, roles=False
-    )
+    founder = Node(BOOTSTRAP_ID, name, directory, bind_address="@" + socket_name, connect=_connect_nobody, roles=False)
     founder.start()
     try:
         _wait_until_leading("\0" + socket_name, name)
