@@ -1,8 +1,8 @@
-"""Flow 1, hop 1: the addresses of a binding -> the one address Dqlite may use, or why there is not exactly one.
+"""Flow 1, hop 1: the addresses of a binding -> the one address Dqlite may use, or why there is not one.
 
-Pure: values in, values out. Only the scope *local-cloud* counts, and IPv6 only where there is no IPv4 of that scope.
-"No address at all" (the network is not there yet: wait) is another answer than "addresses, but none that may be used"
-(a person must act: blocked), and every rejected candidate carries its reason.
+Pure: values in, values out. Only the scope *local-cloud* counts, and IPv6 only where there is no IPv4 of that
+scope. "No address at all" (the network is not there yet: wait) is another answer than "addresses, but none
+that may be used" (a person must act: blocked), and every rejected candidate carries its reason.
 """
 
 from __future__ import annotations
@@ -16,9 +16,7 @@ from dataclasses import dataclass
 IPAddress = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 # RFC 1918 and RFC 4193. Python's is_private is wider: documentation networks count there.
-_LOCAL_CLOUD = tuple(
-    ipaddress.ip_network(n) for n in ("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "fc00::/7")
-)
+_LOCAL_CLOUD = tuple(ipaddress.ip_network(n) for n in ("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "fc00::/7"))
 _FAN = ipaddress.ip_network("240.0.0.0/4")
 
 
@@ -87,7 +85,7 @@ class Ambiguous:
 
     @property
     def curable_by_bind(self) -> bool:
-        """Whether some subnet holds just one candidate: a binding chooses between subnets, never inside one."""
+        """Whether a subnet holds just one candidate: a binding chooses between subnets, never inside one."""
         return 1 in Counter(c.subnet or c.address for c in self.candidates).values()
 
     def reason(self, app: str) -> str:
@@ -121,7 +119,7 @@ def choose(candidates: Iterable[Candidate]) -> Choice:
 
 @dataclass(frozen=True)
 class Shared:
-    """What a unit shares with the others ("" before it has anything), and an address that it does not take yet."""
+    """What a unit shares ("": nothing yet), and the better address that it does not take while a node runs."""
 
     address: str
     pending: str = ""
@@ -130,9 +128,9 @@ class Shared:
 def share(choice: Choice | None, shared: str, *, in_use: bool) -> Shared:
     """Return what to share now. `choice` is None when the network could not be asked.
 
-    What was shared is only ever replaced by a unique other address, never taken back: a second network card, a
-    network that is away for a moment or an ambiguous binding takes no running member from the others. An address that
-    a node runs on (`in_use`) is not replaced either, and the better one is named as pending.
+    What was shared is only ever replaced by a unique other address, never taken back: a second network card,
+    a network that is away for a moment or an ambiguous binding takes no running member from the others. An
+    address that a node runs on (`in_use`) is not replaced either, and the better one is named as pending.
     """
     if not isinstance(choice, Unique) or shared in choice.present:
         return Shared(shared)
@@ -160,7 +158,7 @@ def scope_of(address: str) -> Scope:
 
 
 def parse(address: str) -> IPAddress | None:
-    """Return the numeric address, ::ffff:10.0.0.1 unwrapped to 10.0.0.1 and without a zone; None for a host name."""
+    """Return the numeric address, ::ffff:10.0.0.1 as 10.0.0.1 and without a zone; None for a host name."""
     try:
         ip = ipaddress.ip_address(address.partition("%")[0])
     except ValueError:

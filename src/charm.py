@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
-"""Flow 1, first half, wired up: every event -> reconcile(): read everything, publish, render, see that controllerd runs.
+"""Flow 1, first half, wired up: every event -> reconcile(): read all, publish, render, run controllerd.
 
-Handlers have no logic of their own, nothing is stored between hooks, and running any hook twice changes nothing.
+Handlers have no logic of their own, nothing is stored between hooks, and running any hook twice changes
+nothing.
 """
 
 from __future__ import annotations
@@ -48,9 +49,12 @@ class ControllerCharm(ops.CharmBase):
 
     def __init__(self, framework: ops.Framework) -> None:
         super().__init__(framework)
-        # What the operator is to know, in the order it was found. None: this hook has nothing to say (an action).
+        # What the operator is to know, in the order it was found. None: this hook has nothing to say (an
+        # action).
         self._statuses: list[ops.StatusBase] | None = None
         self._node: controlsocket.Status | None = None
+        self._hole = ""
+        self._reconciled = False
         cluster = self.on[dbcluster.ENDPOINT]
         for event in (
             self.on.install,
@@ -96,6 +100,7 @@ class ControllerCharm(ops.CharmBase):
             self._node = controlsocket.status(paths.STATE_DIR)
         if not isinstance(event, ops.InstallEvent):
             self._say(unitstatus.of_node(self._node))
+            self._reconciled = True
         if self._node is not None and self._node.dqlite_version:
             self.unit.set_workload_version(self._node.dqlite_version)
 
@@ -141,27 +146,31 @@ class ControllerCharm(ops.CharmBase):
         return changed
 
     def _decide(self, now: Facts, own: dbcluster.UnitBag) -> dbcluster.AppBag | None:
-        """Return the bag to render: the published one, or what the leader publishes now. None: nothing to render yet."""
+        """Return the bag to render: the published one, or what the leader publishes now. None: nothing yet."""
         if now.problem:
             self._say(ops.BlockedStatus(now.problem))
             return None
         app = now.app
         if self.unit.is_leader():
             assert now.relation is not None
-            on_disk = (
-                Rendered(now.on_disk.generation, dbcluster.digest(now.on_disk)) if now.on_disk else Rendered()
-            )
+            on_disk = Rendered(now.on_disk.generation, dbcluster.digest(now.on_disk)) if now.on_disk else Rendered()
             view = topology.View(now.app, {**now.peers, now.unit: own}, now.goal, on_disk)
             proposal = topology.propose(view, lambda: str(uuid.uuid4()))
-            for reason in proposal.reasons:
-                logger.log(logging.INFO if proposal.app != now.app else logging.DEBUG, "leader: %s", reason)
+            if proposal.app != now.app:
+                for reason in proposal.reasons:
+                    logger.info("leader: %s", reason)
+            if proposal.hole:
+                logger.info("leader: the map stays as it is: %s", proposal.hole)
+                self._hole = proposal.hole
             self._write(now.relation.data[self.app], proposal.app.dump())
             if not proposal.acts_on(now.app):
+                workload.ask_for_hook(self.charm_dir, self.unit.name)
                 self._say(ops.WaitingStatus("the new cluster's founder is published, and not yet read back"))
                 return None
             app = proposal.app
         if not app.generation:
-            self._say(ops.WaitingStatus("waiting for the leader to publish the controller addresses"))
+            whom = self._hole or "the leader has not published the controllers yet"
+            self._say(ops.WaitingStatus(f"waiting: {whom}"))
             return None
         if now.controller_id in app.departed:
             self._say(
@@ -169,8 +178,7 @@ class ControllerCharm(ops.CharmBase):
                     f"controller {now.controller_id} has departed for good: remove this unit, add another"
                 )
             )
-        elif address_missing := own.address and now.controller_id not in app.addresses:
-            assert address_missing
+        elif own.address and now.controller_id not in app.addresses:
             self._say(ops.WaitingStatus("waiting for the leader to publish this unit's address"))
         return app
 
@@ -197,7 +205,7 @@ class ControllerCharm(ops.CharmBase):
         return changed
 
     def _latency(self, now: Facts) -> int:
-        """Return the latency setting; one out of range is reported and leaves the setting in force as it is."""
+        """Return the latency setting; one out of range is reported, and the one in force stays."""
         wanted = self.config.get(LATENCY, LATENCY_DEFAULT)
         if isinstance(wanted, int) and wanted in LATENCY_RANGE:
             return wanted
@@ -209,11 +217,7 @@ class ControllerCharm(ops.CharmBase):
             return workload.ensure_running(restart=restart)
         except systemd.SystemdError as error:
             logger.error("%s", error)
-            self._say(
-                ops.BlockedStatus(
-                    f"{workload.SERVICE} does not start: see `journalctl -u {workload.SERVICE}`"
-                )
-            )
+            self._say(ops.BlockedStatus(f"{workload.SERVICE} does not start: see `journalctl -u {workload.SERVICE}`"))
             return False
 
     def _is_named(self) -> bool:
@@ -221,7 +225,7 @@ class ControllerCharm(ops.CharmBase):
         return on_disk is not None and on_disk.own_address is not None
 
     def _publish_state(self, now: Facts) -> None:
-        """Publish what the node became during this hook, so that the others need not wait for the next one."""
+        """Publish what the node became in this hook, so that the others need not wait for the next one."""
         state = controlsocket.db_state(paths.STATE_DIR)
         if state and now.relation is not None:
             self._write(now.relation.data[self.unit], {"db-state": state})
@@ -257,8 +261,8 @@ class ControllerCharm(ops.CharmBase):
             event.add_status(status)
 
     def _on_collect_app_status(self, event: ops.CollectStatusEvent) -> None:
-        if self._statuses is not None:
-            event.add_status(unitstatus.of_cluster(self._node))
+        if self._reconciled:
+            event.add_status(unitstatus.of_cluster(self._node, self._hole))
 
 
 if __name__ == "__main__":  # pragma: no cover

@@ -1,7 +1,8 @@
-"""Flow 1, hop 3: a view of the cluster -> the text of controller.conf -> parsed back -> the file, replaced in one step.
+"""Flow 1, hop 3: a view of the cluster -> the text of controller.conf -> parsed back -> the file, replaced.
 
-The format belongs to its reader, dbaccessor.conf. What was rendered must come back from there as the very value that
-was meant, and must be a permitted successor of what stands on the disk; otherwise the old file stays as it is.
+The format belongs to its reader, dbaccessor.conf. What was rendered must come back from there as the very
+value that was meant, and must be a permitted successor of what stands on the disk; otherwise the old file
+stays as it is.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ class NotRendered(Exception):
 
 
 def environment() -> jinja2.Environment:
-    """Return the environment of the charm's templates: a missing value is an error, and nothing is escaped for HTML."""
+    """Return the environment of the charm's templates. A value that is missing is an error."""
     templates = jinja2.Environment(  # The files are YAML, INI and shell, not HTML.
         loader=jinja2.FileSystemLoader(_TEMPLATES),
         undefined=jinja2.StrictUndefined,
@@ -37,7 +38,7 @@ def environment() -> jinja2.Environment:
 
 
 def render(view: conf.ControllerConf) -> str:
-    """Return the text for `view`. Raises NotRendered when the reader would not read exactly `view` from it."""
+    """Return the text for `view`. Raises NotRendered when its reader would not read exactly `view`."""
     extra = yaml.safe_dump(view.extra, sort_keys=True) if view.extra else ""
     text = environment().get_template("controller.conf.j2").render(conf=view, extra=extra)
     try:
@@ -83,7 +84,7 @@ def replace(path: Path, text: str, *, mode: int) -> bool:
             file.flush()
             os.fchmod(file.fileno(), mode)
             os.fsync(file.fileno())
-        os.rename(temporary, path)
+        temporary.rename(path)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise

@@ -86,7 +86,7 @@ def status(state_dir: Path) -> Status | None:
 
 
 def db_state(state_dir: Path) -> str | None:
-    """Return what the node says of its cluster, to be published as it is; None while it is no member or silent."""
+    """Return what the node says of its cluster, verbatim; None while it is no member or silent."""
     body = _get(state_dir, "/db-state")
     return None if body is None else body.decode(errors="replace").strip() or None
 
@@ -104,9 +104,7 @@ def wait_until_serving(state_dir: Path, *, timeout_seconds: float = SERVING_TIME
 def leave(state_dir: Path) -> str:
     """Ask the node to leave its cluster. Return one sentence on what came of it; a failure is not fatal."""
     try:
-        code, body = confsocket.request(
-            state_dir / _SOCKET, "POST", "/leave", timeout_seconds=LEAVE_TIMEOUT_SECONDS
-        )
+        code, body = confsocket.request(state_dir / _SOCKET, "POST", "/leave", timeout_seconds=LEAVE_TIMEOUT_SECONDS)
         answer = msgspec.json.decode(body, type=dict[str, object]) if code == 200 else {}
     except (confsocket.NoSocket, confsocket.SocketTimeout) as error:
         return f"did not leave the cluster: {error}"

@@ -1,11 +1,13 @@
 """Flow 1, hop 2: the databags of the peer relation `db-cluster` -> typed values, and back.
 
-A unit bag holds what only that unit knows; the app bag holds what the leader decided (topology.py). Nothing here reads
-or writes Juju: `parse` takes what was read at the start of the hook, `dump` returns what is to be written.
+A unit bag holds what only that unit knows; the app bag holds what the leader decided (topology.py). Nothing
+here reads or writes Juju: `parse` takes what was read at the start of the hook, `dump` returns what is to be
+written.
 
-The bags' keys are contract C1's, and three more: `rendered-digest` beside `rendered` (two configurations of one number
-can then be told apart), `cluster-uuid` in the unit bag (what its disk shows, so that no leader invents another) and
-`units` in the app bag (which unit an id belongs to, so that nothing relies on an id being a unit number).
+The bags' keys are contract C1's, and three more: `rendered-digest` beside `rendered` (two configurations of
+one number can then be told apart), `cluster-uuid` in the unit bag (what its disk shows, so that no leader
+invents another) and `units` in the app bag (which unit an id belongs to, so that nothing relies on an id
+being a unit number).
 """
 
 from __future__ import annotations
@@ -45,7 +47,7 @@ class DbState(msgspec.Struct, frozen=True, rename="kebab"):
 
     @classmethod
     def parse(cls, text: str) -> DbState | None:
-        """Return the state, or None for "" and for anything that is none: advice is never worth a failed hook."""
+        """Return the state, or None for "" and for anything else: advice is never worth a failed hook."""
         try:
             state = msgspec.json.decode(text, type=cls) if text else None
         except msgspec.DecodeError:
@@ -93,7 +95,7 @@ class UnitBag:
 
 @dataclass(frozen=True)
 class AppBag:
-    """What the leader published: all that a controller.conf says, but for what belongs to one controller alone."""
+    """What the leader published: all of a controller.conf but for what belongs to one controller alone."""
 
     generation: int = 0
     cluster_uuid: str = ""
@@ -107,11 +109,9 @@ class AppBag:
 
     @classmethod
     def parse(cls, raw: Mapping[str, str]) -> AppBag:
-        """Return the bag; an empty one is generation 0. Raises BadBag for one that this version cannot read."""
+        """Return the bag; an empty one has generation 0. Raises BadBag for one that cannot be read."""
         if _number(raw.get("schema")) > SCHEMA:
-            raise BadBag(
-                f"the leader writes schema {raw['schema']}, this unit knows {SCHEMA}: refresh this unit"
-            )
+            raise BadBag(f"the leader writes schema {raw['schema']}, this unit knows {SCHEMA}: refresh this unit")
         try:
             return cls(
                 generation=_number(raw.get("generation")),
@@ -141,9 +141,7 @@ class AppBag:
             "db-state": self.db_state,
         }
 
-    def conf(
-        self, controller_id: str, *, network_latency_ms: int, extra: Mapping[str, object]
-    ) -> conf.ControllerConf:
+    def conf(self, controller_id: str, *, network_latency_ms: int, extra: Mapping[str, object]) -> conf.ControllerConf:
         """Return the controller configuration that one controller is to render from this bag."""
         newest = DbState.parse(self.db_state)
         return conf.ControllerConf(
@@ -172,7 +170,7 @@ def digest(configuration: conf.ControllerConf) -> str:
 
 
 def assigned_id(unit: str) -> str:
-    """Return the controller id a unit is given at first. Juju never uses a unit number twice, so neither do we."""
+    """Return the id a unit's controller is given. Juju never uses a unit number twice, so neither do we."""
     return unit.rpartition("/")[2]
 
 

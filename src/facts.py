@@ -1,7 +1,7 @@
 """Flow 1, hop 2: all that a hook may act on, read in one go before the hook writes anything.
 
-Juju shows a hook its own writes at once and drops them all when the hook fails later. So only what was there at the
-start is true, and only that is in `Facts`; nobody reads a databag again afterwards.
+Juju shows a hook its own writes at once and drops them all when the hook fails later. So only what was there
+at the start is true, and only that is in `Facts`; nobody reads a databag again afterwards.
 """
 
 from __future__ import annotations
@@ -43,8 +43,8 @@ class Facts:
     unit: str
     network: Network
     relation: ops.Relation | None = None
-    app: AppBag = AppBag()
-    own: UnitBag = UnitBag()
+    app: AppBag = field(default_factory=AppBag)
+    own: UnitBag = field(default_factory=UnitBag)
     peers: dict[str, UnitBag] = field(default_factory=dict[str, UnitBag])
     goal: Goal | None = None
     leaving: bool = False
@@ -62,7 +62,7 @@ class Facts:
 
     @property
     def address_in_use(self) -> bool:
-        """Whether a node may run on the shared address: it has an identity, or was permitted to found the cluster."""
+        """Whether a node may run on the shared address: it has an identity, or may found the cluster."""
         may_found = self.on_disk is not None and self.on_disk.bootstrap_controller == self.controller_id
         return bool(self.disk_uuid) or may_found
 
@@ -82,7 +82,8 @@ def read(charm: ops.CharmBase, event: ops.EventBase) -> Facts:
         node_state=controlsocket.db_state(state_dir) or "",
     )
     relation = charm.model.get_relation(dbcluster.ENDPOINT)
-    # The peer databags of a unit cannot be used before it has entered the relation, which is after its install.
+    # The peer databags of a unit cannot be used before it has entered the relation, which is after its
+    # install.
     if relation is None or isinstance(event, ops.InstallEvent):
         return facts
     problem, app = "", AppBag()
@@ -95,9 +96,7 @@ def read(charm: ops.CharmBase, event: ops.EventBase) -> Facts:
         relation=relation,
         app=app,
         own=UnitBag.parse(relation.data[charm.unit]),
-        peers={
-            peer.name: UnitBag.parse(relation.data[peer]) for peer in relation.units if peer != charm.unit
-        },
+        peers={peer.name: UnitBag.parse(relation.data[peer]) for peer in relation.units if peer != charm.unit},
         problem=problem,
     )
 
@@ -123,10 +122,9 @@ def goal_state() -> Goal | None:
 
 
 def network(model: ops.Model) -> Network:
-    """Ask Juju for the addresses of the binding. Never raises: a network that is not there yet is something to wait for."""
+    """Ask Juju for the addresses of the binding. Never raises: a network that is not there is waited for."""
     try:
-        binding = model.get_binding(dbcluster.ENDPOINT)
-        interfaces = binding.network.interfaces if binding else []
+        interfaces = model.get_binding(dbcluster.ENDPOINT).network.interfaces
     except (
         ops.ModelError,
         ValueError,
@@ -142,7 +140,7 @@ def network(model: ops.Model) -> Network:
 
 
 def _disk_uuid() -> str:
-    """Return the uuid of the cluster that this machine's data belongs to; "" when there is no (readable) identity."""
+    """Return the uuid of the cluster that the data on disk belongs to; "" without a (readable) identity."""
     try:
         identity = msgspec.json.decode((paths.STATE_DIR / _IDENTITY).read_bytes(), type=dict[str, object])
     except FileNotFoundError:

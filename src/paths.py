@@ -1,6 +1,7 @@
 """Where the charm puts things on its machine: the one place that tests redirect.
 
-The paths are the machine's real ones and have no root prefix: every unit has a machine (or a mount namespace) of its own.
+The paths are the machine's real ones and have no root prefix: every unit has a machine (or a mount namespace)
+of its own.
 """
 
 from pathlib import Path

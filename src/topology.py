@@ -1,13 +1,14 @@
-"""Flow 1, hop 2 to 3: what the leader sees -> what it publishes in the app bag, with a reason for every change.
+"""Flow 1, hop 2 to 3: what the leader sees -> what it publishes in the app bag, with a reason each time.
 
-Pure, and computed anew from all facts in every hook of the leader, whoever that is by now. The rules are contract C1's:
+Pure, and computed anew from all facts in every hook of the leader, whoever that is by now. The rules are
+contract C1's:
 
-* the map is complete or unchanged: it changes only when the leader's view is whole, and an id leaves it only when
-  goal-state no longer names its unit;
-* the generation is one more than any that somebody may have rendered, so that it never runs backwards, not even after a
-  leader rendered what its failed hook then did not publish;
-* a cluster is founded once: the bootstrap controller moves only off a departed one, always with a new cluster-uuid, and
-  only while nobody's databag or disk shows that the old one exists.
+* the map is complete or unchanged: it changes only when the leader's view is whole, and an id leaves it only
+  when goal-state no longer names its unit;
+* the generation is one more than any that somebody may have rendered, so that it never runs backwards, not
+  even after a leader rendered what its failed hook then did not publish;
+* a cluster is founded once: the bootstrap controller moves only off a departed one, always with a new
+  cluster-uuid, and only while nobody's databag or disk shows that the old one exists.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from dbcluster import SCHEMA, AppBag, DbState, UnitBag, assigned_id
 
 @dataclass(frozen=True)
 class Goal:
-    """The units of the application as Juju means them to be; those that leave are dying, then no longer named."""
+    """The units as Juju means them to be; one that leaves is first dying, then no longer named."""
 
     alive: frozenset[str]
     dying: frozenset[str] = frozenset()
@@ -41,7 +42,7 @@ class Rendered:
 
 @dataclass(frozen=True)
 class View:
-    """All that the leader knows: the committed app bag, the bag of every unit that it sees (its own one included)."""
+    """All that the leader knows: the committed app bag, and the bag of every unit that it sees, itself too."""
 
     app: AppBag
     units: Mapping[str, UnitBag]
@@ -51,14 +52,17 @@ class View:
 
 @dataclass(frozen=True)
 class Proposal:
+    """What to publish, why, and what keeps the map from changing now ("": nothing does)."""
+
     app: AppBag
     reasons: tuple[str, ...]
+    hole: str = ""
 
     def acts_on(self, committed: AppBag) -> bool:
         """Whether the leader may render this now.
 
-        What says who founds which cluster is acted on only when it was read back: the writes of a hook that fails
-        later vanish, and a cluster founded on them would be one that nobody knows of.
+        What says who founds which cluster is acted on only when it was read back: the writes of a hook that
+        fails later vanish, and a cluster founded on them would be one that nobody knows of.
         """
         return (self.app.cluster_uuid, self.app.bootstrap_controller) == (
             committed.cluster_uuid,
@@ -73,15 +77,13 @@ def propose(view: View, new_uuid: Callable[[], str]) -> Proposal:
     hole = incomplete(view)
     if hole is None:
         app = _with_members(view, app, reasons)
-    else:
-        reasons.append(f"the map stays as it is: {hole}")
     app = _with_cluster(view, app, hole is None, new_uuid, reasons)
     app = dataclasses.replace(app, db_state=newest_state(view, app.cluster_uuid))
-    return Proposal(_numbered(view, app, reasons), tuple(reasons))
+    return Proposal(_numbered(view, app, reasons), tuple(reasons), hole or "")
 
 
 def incomplete(view: View) -> str | None:
-    """Say why the leader's view is not whole, or return None when it sees every unit that Juju means to be there."""
+    """Say why the leader's view is not whole; None when it sees every unit that Juju means to be there."""
     if view.goal is None:
         return "goal-state is not known"
     seen = frozenset(view.units)
@@ -115,9 +117,7 @@ def _with_members(view: View, old: AppBag, reasons: list[str]) -> AppBag:
     gone = set(old.units) - set(units)
     departed = tuple(sorted({*old.departed, *gone}))
     if gone:
-        reasons.append(
-            f"controllers {', '.join(sorted(gone))} departed: goal-state no longer names their units"
-        )
+        reasons.append(f"controllers {', '.join(sorted(gone))} departed: goal-state no longer names their units")
 
     # An id once resolved stays so: a newer address replaces the old one, a missing one does not.
     addresses = {i: a for i, a in old.addresses.items() if i in units}
@@ -136,12 +136,8 @@ def _with_members(view: View, old: AppBag, reasons: list[str]) -> AppBag:
     )
 
 
-def _with_cluster(
-    view: View, app: AppBag, whole: bool, new_uuid: Callable[[], str], reasons: list[str]
-) -> AppBag:
-    members = [
-        s for s in map(DbState.parse, (view.units[u].db_state for u in sorted(view.units))) if s is not None
-    ]
+def _with_cluster(view: View, app: AppBag, whole: bool, new_uuid: Callable[[], str], reasons: list[str]) -> AppBag:
+    members = [s for s in map(DbState.parse, (view.units[u].db_state for u in sorted(view.units))) if s is not None]
     shown = [s.cluster_uuid for s in members]
     shown += [view.units[u].cluster_uuid for u in sorted(view.units) if view.units[u].cluster_uuid]
     if app.bootstrapped and app.cluster_uuid:
@@ -175,8 +171,7 @@ def _numbered(view: View, app: AppBag, reasons: list[str]) -> AppBag:
     stale = [
         r
         for r in known
-        if r.generation > view.app.generation
-        or (r.generation == view.app.generation > 0 and r.digest != old_digest)
+        if r.generation > view.app.generation or (r.generation == view.app.generation > 0 and r.digest != old_digest)
     ]
     if app.digest() == old_digest and not stale:
         return app

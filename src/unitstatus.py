@@ -29,33 +29,39 @@ def of_node(status: Status | None) -> ops.StatusBase:
     return ops.WaitingStatus(status.reason or f"controllerd is {status.state or 'starting'}")
 
 
-def of_cluster(status: Status | None) -> ops.StatusBase:
-    """Return the application's status: the cluster in a few words, as the leader unit's node sees it."""
-    cluster = None if status is None else status.cluster
-    if cluster is None:
-        return ops.WaitingStatus("no cluster yet")
-    roles = Counter(member.role for member in cluster.members)
-    parts = [
-        f"{count} {_plural(role, count)}"
-        for role, count in sorted(roles.items(), key=lambda r: _ORDER.get(r[0], 9))
-    ]
-    text = ", ".join(parts)
-    if cluster.health in ("no-quorum", "down"):
-        return ops.BlockedStatus(f"{text}: {cluster.health}; {cluster.advice}".rstrip("; "))
-    if not cluster.ha:
-        text += ", not HA" if len(cluster.members) < 3 else f", {cluster.health}"
-    else:
-        text += f", may lose {cluster.may_lose}"
-    if cluster.health == "degraded":
-        silent = [m.controller_id for m in cluster.members if not m.answers]
-        text += f", degraded: {', '.join(silent)} silent" if silent else ", degraded"
-    if cluster.dropped:
-        text += f", dropped {', '.join(cluster.dropped)}: keep their machines off"
+def of_cluster(status: Status | None, hole: str = "") -> ops.StatusBase:
+    """Return the application's status: the cluster in a few words, as the leader unit's node sees it.
+
+    `hole` says what keeps the leader from publishing a new map; it is worth a look when it stays.
+    """
+    waiting = f"; {hole}" if hole else ""
+    if status is None:
+        return ops.WaitingStatus(f"the leader's controllerd does not answer yet{waiting}")
+    if status.cluster is None:
+        return ops.WaitingStatus(f"no cluster yet{waiting}")
+    text = summary(status.cluster) + waiting
+    if status.cluster.health in ("no-quorum", "down"):
+        return ops.BlockedStatus(text)
     return ops.ActiveStatus(text)
 
 
+def summary(cluster: Cluster) -> str:
+    """Return the cluster in one line: members by role, what may be lost, who is silent, what to do."""
+    roles = Counter(member.role for member in cluster.members)
+    named = [_counted(roles[role], role) for role in (*_ROLES, *sorted(set(roles) - set(_ROLES))) if roles[role]]
+    parts = [", ".join(named), f"may lose {cluster.may_lose}" if cluster.ha else "not HA"]
+    if cluster.health not in ("", "healthy"):
+        silent = [m.controller_id for m in cluster.members if not m.answers]
+        parts.append(f"{cluster.health}: {', '.join(silent)} silent" if silent else cluster.health)
+    if cluster.dropped:
+        parts.append(f"dropped {', '.join(cluster.dropped)}: keep their machines off")
+    if cluster.advice:
+        parts.append(cluster.advice)
+    return "; ".join(parts)
+
+
 def action_results(status: Status) -> dict[str, str]:
-    """Return the results of the action get-cluster: flat keys for people, and all of it as JSON for programs."""
+    """Return the results of get-cluster: flat keys for people, and all of it as JSON for programs."""
     cluster = status.cluster or Cluster(health="down")
     roles = Counter(member.role for member in cluster.members)
     return {
@@ -76,7 +82,7 @@ def action_results(status: Status) -> dict[str, str]:
     }
 
 
-_ORDER = {"voter": 0, "stand-by": 1, "spare": 2}
+_ROLES = ("voter", "stand-by", "spare")
 
 
 def _serving(status: Status, cluster: Cluster) -> str:
@@ -87,5 +93,5 @@ def _serving(status: Status, cluster: Cluster) -> str:
     return text if status.dqlite_proven else f"{text}; libdqlite {status.dqlite_version} is unproven"
 
 
-def _plural(word: str, count: int) -> str:
-    return word if count == 1 else f"{word}s"
+def _counted(count: int, word: str) -> str:
+    return f"{count} {word}" if count == 1 else f"{count} {word}s"

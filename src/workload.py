@@ -1,6 +1,7 @@
 """No flow: controllerd as a service of this machine, and hactl on its PATH.
 
-Everything is made from the charm's own folder, without the network. The service is not enabled: the charm starts it.
+Everything is made from the charm's own folder, without the network. The service is not enabled: the charm
+starts it.
 """
 
 from __future__ import annotations
@@ -8,6 +9,8 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
+import shlex
+import subprocess
 import sys
 import sysconfig
 import time
@@ -25,7 +28,7 @@ SERVICE = "ha-controller.service"
 
 
 def install(charm_dir: Path, unit: str) -> bool:
-    """Write the service unit and hactl, and make the state folder. Return whether the service must be restarted."""
+    """Write the service unit and hactl, make the state folder. Return whether the service must be restarted."""
     paths.STATE_DIR.mkdir(mode=0o700, parents=True, exist_ok=True)
     paths.STATE_DIR.chmod(0o700)
     environment = _environment(charm_dir)
@@ -68,7 +71,7 @@ def stop() -> None:
 
 
 def remove() -> Path | None:
-    """Stop and remove the service and hactl, move the data aside. Return where it is now; None: there was none."""
+    """Remove the service and hactl, move the data aside. Return where it is now; None: there was none."""
     stop()
     paths.HACTL.unlink(missing_ok=True)
     if paths.UNIT_FILE.exists():
@@ -90,8 +93,26 @@ def notify_command(charm_dir: Path, unit: str) -> str:
     return f"juju-exec -u {unit} JUJU_DISPATCH_PATH=hooks/db-state-changed {charm_dir}/dispatch"
 
 
+def ask_for_hook(charm_dir: Path, unit: str) -> None:
+    """Make Juju run the charm once more, soon after this hook. Where that cannot be had, update-status comes."""
+    inherited = ("JUJU_CONTEXT_ID", "OPERATOR_DISPATCH")  # Of this hook; juju-exec refuses to run inside one.
+    environment = {k: v for k, v in os.environ.items() if k not in inherited}
+    try:
+        # It waits for this hook's end, so nobody waits for it.
+        subprocess.Popen(
+            shlex.split(notify_command(charm_dir, unit)),
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+    except OSError as error:
+        logger.debug("no juju-exec: %s", error)
+
+
 def code_digest(charm_dir: Path) -> str:
-    """Return a short text that changes with what controllerd runs: its modules, its libraries, its interpreter."""
+    """Return a short text that changes with what controllerd runs: modules, libraries, interpreter."""
     digest = hashlib.sha256(sys.version.encode())
     for file in sorted(_modules(charm_dir)):
         digest.update(str(file.relative_to(charm_dir)).encode())
@@ -121,6 +142,4 @@ def _modules(charm_dir: Path) -> Iterator[Path]:
 
 def _write(path: Path, template: str, mode: int, **values: object) -> bool:
     path.parent.mkdir(parents=True, exist_ok=True)
-    return controllerconf.replace(
-        path, controllerconf.environment().get_template(template).render(**values), mode=mode
-    )
+    return controllerconf.replace(path, controllerconf.environment().get_template(template).render(**values), mode=mode)
