@@ -25,14 +25,15 @@ class Targets:
     spares: int
 
 
-def quorum(members: Collection[Member]) -> int:
-    """Return how many voters must answer for writes to go on: the majority of all voters, dead or alive."""
-    return len(_voters(members)) // 2 + 1
+def quorum(voters: int) -> int:
+    """Return how many of this many voters, dead or alive, must answer for writes to go on: their majority."""
+    return voters // 2 + 1
 
 
 def has_quorum(members: Collection[Member], answering: Collection[int]) -> bool:
     """True when enough voters answer. `answering` holds Dqlite ids. No members at all have no quorum."""
-    return len(_voters(members) & set(answering)) >= quorum(members)
+    voters = _voters(members)
+    return len(voters & set(answering)) >= quorum(len(voters))
 
 
 def may_lose(members: Collection[Member], answering: Collection[int]) -> int:
@@ -40,7 +41,8 @@ def may_lose(members: Collection[Member], answering: Collection[int]) -> int:
 
     0 also where the quorum is lost already: `has_quorum` tells the two apart.
     """
-    return max(0, len(_voters(members) & set(answering)) - quorum(members))
+    voters = _voters(members)
+    return max(0, len(voters & set(answering)) - quorum(len(voters)))
 
 
 def targets(answering_members: int) -> Targets:
