@@ -46,6 +46,7 @@ _PROVEN = ("1.18.",)
 _NOTIFY_PAUSE_SECONDS = 2.0
 _NOTIFY_LIMIT_SECONDS = 120.0
 _LEAVE_LIMIT_SECONDS = 35.0
+_STATUS_LIMIT_SECONDS = 5.0
 _ALREADY_RUNS = 75
 
 
@@ -119,14 +120,14 @@ class Daemon:
                 worker.cancel()
                 notifier.cancel()
 
-    def status(self) -> dict[str, Any]:
+    async def status(self) -> dict[str, Any]:
         """Return the status document of docs/reference/status.md."""
         return {
             "schema": STATUS_SCHEMA,
             "version": self._version,
             "dqlite-version": self._dqlite_version,
             "dqlite-proven": self._dqlite_version.startswith(_PROVEN),
-            **self._worker.document,
+            **self._worker.status(),
         }
 
     # The handlers run on the sockets' threads.
@@ -137,7 +138,7 @@ class Daemon:
     def _control_routes(self) -> dict[tuple[str, str], confsocket.Handler]:
         return {
             ("GET", "/healthz"): lambda _: (200, "text/plain", b"ok\n"),
-            ("GET", "/status"): lambda _: _json(self.status()),
+            ("GET", "/status"): lambda _: _json(self._call(self.status(), _STATUS_LIMIT_SECONDS)),
             ("GET", "/db-state"): self._db_state,
             ("POST", "/leave"): self._leave,
         }
@@ -147,7 +148,7 @@ class Daemon:
         return 204, "text/plain", b""
 
     def _agent_id(self, _: bytes) -> confsocket.Response:
-        controller_id = str(self._worker.document.get("controller-id", ""))
+        controller_id = str(self._call(self.status(), _STATUS_LIMIT_SECONDS)["controller-id"])
         if not controller_id:
             return 404, "text/plain", b"there is no controller configuration yet\n"
         return 200, "application/text", controller_id.encode()

@@ -168,6 +168,8 @@ def _load(text: str) -> Mapping[str, Any]:
         document = yaml.safe_load(text)
     except yaml.YAMLError as error:
         raise BadConf(f"not YAML: {' '.join(str(error).split())}") from error
+    except RecursionError as error:  # PyYAML descends by calling itself.
+        raise BadConf("nested too deeply") from error
     if not isinstance(document, dict):
         raise BadConf("not a mapping of keys to values")
     for key in document:

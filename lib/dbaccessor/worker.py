@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -69,7 +69,6 @@ class Worker:
         self._acting = asyncio.Lock()
         self._leaving = self._stopping = False
         self.on_db_state: Callable[[], None] = lambda: None
-        self.document: Mapping[str, Any] = {}
 
     # What others may call
 
@@ -160,7 +159,6 @@ class Worker:
             async with self._acting:
                 if not self._stopping:
                     await self._step()
-            self._write_document()
             try:
                 async with asyncio.timeout(_TICK_SECONDS):
                     await self._wake.wait()
@@ -527,7 +525,8 @@ class Worker:
             else:
                 accounts.set_state("starting", "writes its row into the database")
 
-    def _write_document(self) -> None:
+    def status(self) -> dict[str, Any]:
+        """Return this moment's part of the status document (docs/reference/status.md). Call it on the worker's loop."""
         conf, identity, outlook = self._reader.conf, self._identity, self._outlook()
         section = None
         if identity is not None:
@@ -540,7 +539,7 @@ class Worker:
                 self._dialer.book.port,
                 self._own.running,
             )
-        self.document = {
+        return {
             "controller-id": conf.controller_id if conf is not None else "",
             **self._accounts.section(),
             "conf": report.conf_section(conf, self._reader.problem),
