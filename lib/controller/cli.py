@@ -21,7 +21,7 @@ from controller import statusview
 from dbaccessor import confsocket
 
 STATE_DIR = Path("/var/lib/ha-controller")
-_SERVICE = "controllerd"
+_SERVICE = "ha-controller"
 
 app = typer.Typer(
     help="Ask the controller on this machine.",
