@@ -111,37 +111,37 @@ class Node:
             raise errors.Refused(f"node {self.name} is running already")
         with _locked(self.directory):
             pass  # Asked first, because a start that fails inside the library leaks its listening socket.
-        c = self._library.c
-        handle = _create(self._library, self.dqlite_id, self.name, self.directory)
+        library, c = self._library, self._library.c
+        handle = _create(library, self.dqlite_id, self.name, self.directory)
+        bound = False
         try:
-            self._callback = self._make_callback()
-            steps: list[tuple[str, int]] = [
-                (
-                    "bind to " + self.bind_address,
-                    c.dqlite_node_set_bind_address(handle, self.bind_address.encode()),
-                ),
-                (
-                    "set connect function",
-                    c.dqlite_node_set_connect_func(handle, self._callback, self._library.ffi.NULL),
-                ),
-                ("set latency", c.dqlite_node_set_network_latency_ms(handle, self._latency_ms)),
-            ]
-            if self._library.has("dqlite_node_set_busy_timeout"):
-                busy_code = c.dqlite_node_set_busy_timeout(handle, self._busy_timeout_ms)
-                steps.append(("set busy timeout", busy_code))
-            if self._roles:
-                steps.append(("set voters", c.dqlite_node_set_target_voters(handle, self._voters)))
-                steps.append(("set stand-bys", c.dqlite_node_set_target_standbys(handle, self._standbys)))
-                steps.append(("enable role management", c.dqlite_node_enable_role_management(handle)))
-            for operation, code in steps:
-                _check(self._library, handle, f"{operation} of {self.name}", code)
-            _check(self._library, handle, f"start of {self.name}", c.dqlite_node_start(handle))
+            code = c.dqlite_node_set_bind_address(handle, self.bind_address.encode())
+            _check(library, handle, f"binding {self.name} to {self.bind_address}", code)
+            bound = True
+            for operation, code in self._configure(handle):
+                _check(library, handle, f"{operation} of {self.name}", code)
+            _check(library, handle, f"start of {self.name}", c.dqlite_node_start(handle))
         except BaseException:
             c.dqlite_node_destroy(handle)
             self._callback = None
-            _close_leaked_listener(self.bind_address)
+            if bound:
+                _close_leaked_listener(self.bind_address)
             raise
         self._handle = handle
+
+    def _configure(self, handle: Any) -> Iterator[tuple[str, int]]:
+        """Set everything that must be set before the start; yield what was set and the library's return code."""
+        c = self._library.c
+        self._callback = self._make_callback()
+        connect_code = c.dqlite_node_set_connect_func(handle, self._callback, self._library.ffi.NULL)
+        yield "setting the connect function", connect_code
+        yield "setting the latency", c.dqlite_node_set_network_latency_ms(handle, self._latency_ms)
+        if self._library.has("dqlite_node_set_busy_timeout"):
+            yield "setting the busy timeout", c.dqlite_node_set_busy_timeout(handle, self._busy_timeout_ms)
+        if self._roles:
+            yield "setting the voters", c.dqlite_node_set_target_voters(handle, self._voters)
+            yield "setting the stand-bys", c.dqlite_node_set_target_standbys(handle, self._standbys)
+            yield "enabling role management", c.dqlite_node_enable_role_management(handle)
 
     def stop(self) -> None:
         """Stop the node and wait until its threads are gone. Does nothing if it does not run."""
