@@ -7,7 +7,7 @@ stays as it is.
 
 from __future__ import annotations
 
-import json
+import functools
 import os
 import secrets
 from pathlib import Path
@@ -24,6 +24,7 @@ class NotRendered(Exception):
     """The file stays as it was. The message is one sentence that says why."""
 
 
+@functools.cache
 def environment() -> jinja2.Environment:
     """Return the environment of the charm's templates. A value that is missing is an error."""
     templates = jinja2.Environment(  # The files are YAML, INI and shell, not HTML.
@@ -32,8 +33,7 @@ def environment() -> jinja2.Environment:
         keep_trailing_newline=True,
         autoescape=False,
     )
-    # A JSON string is a YAML string: never a number, a boolean or a null, whatever it looks like.
-    templates.filters["quoted"] = json.dumps
+    templates.filters["quoted"] = _quoted
     return templates
 
 
@@ -90,6 +90,11 @@ def replace(path: Path, text: str, *, mode: int) -> bool:
         raise
     _sync_directory(path.parent)
     return True
+
+
+def _quoted(text: str) -> str:
+    """Return `text` as a YAML string: never a number, a boolean or a null, whatever it looks like."""
+    return yaml.safe_dump(text, default_style='"', width=1 << 20).rstrip("\n")
 
 
 def _sync_directory(path: Path) -> None:

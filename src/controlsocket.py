@@ -91,9 +91,9 @@ def db_state(state_dir: Path) -> str | None:
     return None if body is None else body.decode(errors="replace").strip() or None
 
 
-def wait_until_serving(state_dir: Path, *, timeout_seconds: float = SERVING_TIMEOUT_SECONDS) -> Status | None:
+def wait_until_serving(state_dir: Path) -> Status | None:
     """Return the status as soon as the node serves with a leader, or the last one at the deadline."""
-    deadline = time.monotonic() + timeout_seconds
+    deadline = time.monotonic() + SERVING_TIMEOUT_SECONDS
     while True:
         seen = status(state_dir)
         if (seen is not None and seen.serves) or time.monotonic() >= deadline:

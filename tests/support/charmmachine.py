@@ -1,0 +1,224 @@
+"""A machine for the charm under ops.testing: its paths in a temporary folder, a fake systemd, a fake controllerd.
+
+The fakes stand at the process boundary only: systemd's commands, Juju's goal-state, and controllerd behind its real
+sockets. Everything of the charm itself runs as it is.
+"""
+
+import dataclasses
+import ipaddress
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from charmlibs import systemd
+from ops import testing
+
+import charm
+import controlsocket
+import facts
+import paths
+import workload
+from dbaccessor import confsocket
+from topology import Goal
+
+APP = "control"
+
+
+class FakeSystemd:
+    """What systemctl does, as far as the charm asks for it."""
+
+    SystemdError = systemd.SystemdError
+
+    def __init__(self) -> None:
+        self.running = False
+        self.refuses = False
+        self.calls: list[str] = []
+
+    def daemon_reload(self) -> bool:
+        self.calls.append("daemon-reload")
+        return True
+
+    def service_running(self, _: str) -> bool:
+        return self.running
+
+    def service_start(self, name: str) -> bool:
+        self._do("start", name)
+        self.running = True
+        return True
+
+    def service_restart(self, name: str) -> bool:
+        self._do("restart", name)
+        self.running = True
+        return True
+
+    def service_stop(self, name: str) -> bool:
+        self._do("stop", name)
+        self.running = False
+        return True
+
+    def _do(self, verb: str, name: str) -> None:
+        if self.refuses:
+            raise systemd.SystemdError(f"{verb} failed")
+        self.calls.append(f"{verb} {name}")
+
+
+class FakeControllerd:
+    """What controllerd answers on its two sockets. `with` it, and it listens."""
+
+    def __init__(self, state_dir: Path) -> None:
+        self._state_dir = state_dir
+        self.status: dict[str, object] = {"state": "waiting", "reason": "no address yet"}
+        self.db_state: dict[str, object] | None = None
+        self.leave: tuple[int, dict[str, object]] = (200, {"left": True, "reason": "removed by the leader"})
+        self.requests: list[str] = []
+        self._servers: list[confsocket.Server] = []
+
+    def serve(self, *, leader: str | None = "0", members: int = 1) -> None:
+        """Become the first of so many members of a healthy cluster."""
+        self.status = {
+            "state": "serving",
+            "dqlite-version": "1.18.7",
+            "conf": {"generation": 1, "problem": None},
+            "cluster": {
+                "uuid": "u-1",
+                "epoch": {"number": 1, "tag": "9f"},
+                "leader": leader,
+                "health": "healthy",
+                "ha": members > 2,
+                "may-lose": (members - 1) // 2,
+                "members": [
+                    {
+                        "controller-id": str(n),
+                        "role": "voter",
+                        "leader": str(n) == leader,
+                        "answers": True,
+                        "here": n == 0,
+                    }
+                    for n in range(members)
+                ],
+            },
+        }
+        self.db_state = {
+            "cluster-uuid": "u-1",
+            "epoch": {"number": 1, "tag": "9f"},
+            "controller-id": "0",
+            "role": "voter",
+            "last-index": 17,
+            "voters": [str(n) for n in range(members)],
+        }
+
+    def __enter__(self) -> "FakeControllerd":
+        control = {
+            ("GET", "/status"): self._handler("GET /status", lambda: (200, self.status)),
+            ("GET", "/db-state"): self._handler(
+                "GET /db-state", lambda: (404, {}) if self.db_state is None else (200, self.db_state)
+            ),
+            ("POST", "/leave"): self._handler("POST /leave", lambda: self.leave),
+        }
+        nudge = {("POST", "/reload"): self._handler("POST /reload", lambda: (204, {}))}
+        for name, routes in ((confsocket.CONTROL, control), (confsocket.CONFIG_CHANGE, nudge)):
+            server = confsocket.Server(self._state_dir / name, routes)
+            server.__enter__()
+            self._servers.append(server)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for server in self._servers:
+            server.__exit__(None, None, None)
+        self._servers.clear()
+
+    def _handler(self, name: str, answer: Callable[[], tuple[int, object]]) -> confsocket.Handler:
+        def handle(_: bytes) -> confsocket.Response:
+            self.requests.append(name)
+            code, body = answer()
+            return code, "application/json", b"" if code == 204 else json.dumps(body).encode()
+
+        return handle
+
+
+class Machine:
+    """One unit of the charm on its machine, and all that stands around it."""
+
+    def __init__(self, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.root = root
+        self.state_dir = root / "state"
+        self.state_dir.mkdir(mode=0o700)
+        self.systemd = FakeSystemd()
+        self.controllerd = FakeControllerd(self.state_dir)
+        self.goal: Goal | None = Goal(frozenset({f"{APP}/0"}))
+        self.asked_for_hooks = 0
+        self.charm_dir = root / "charm"
+        (self.charm_dir / "lib" / "controller").mkdir(parents=True)
+        (self.charm_dir / "lib" / "controller" / "daemon.py").write_text("version = 1\n")
+        self.context = testing.Context(charm.ControllerCharm, app_name=APP, unit_id=0, charm_root=self.charm_dir)
+        monkeypatch.setattr(paths, "STATE_DIR", self.state_dir)
+        monkeypatch.setattr(paths, "UNIT_FILE", root / "system" / "ha-controller.service")
+        monkeypatch.setattr(paths, "HACTL", root / "bin" / "hactl")
+        monkeypatch.setattr(workload, "systemd", self.systemd)
+        monkeypatch.setattr(facts, "goal_state", lambda: self.goal)
+        monkeypatch.setattr(workload, "ask_for_hook", self._ask_for_hook)
+        monkeypatch.setattr(controlsocket, "SERVING_TIMEOUT_SECONDS", 0.0)
+
+    @property
+    def conf(self) -> Path:
+        return self.state_dir / "controller.conf"
+
+    def units(self, *alive: int, dying: tuple[int, ...] = ()) -> None:
+        """Make Juju's goal these units."""
+        self.goal = Goal(frozenset(f"{APP}/{n}" for n in alive), frozenset(f"{APP}/{n}" for n in dying))
+
+    def content(self) -> dict[str, str]:
+        """Every file that the charm may write, and its text (sockets left out)."""
+        files = (p for p in sorted(self.root.rglob("*")) if p.is_file() and self.charm_dir not in p.parents)
+        return {str(p.relative_to(self.root)): p.read_text() for p in files}
+
+    def run(self, event: object, state: testing.State) -> testing.State:
+        return self.context.run(event, state)  # type: ignore[arg-type]  # One of Context.on's private event types.
+
+    def _ask_for_hook(self, *_: object) -> None:
+        self.asked_for_hooks += 1
+
+
+def network(*addresses: str) -> testing.Network:
+    """The db-cluster binding with these addresses, each "IP/prefix" on an interface of its own."""
+    return testing.Network(
+        "db-cluster",
+        bind_addresses=[
+            testing.BindAddress(
+                [testing.Address(a.partition("/")[0], cidr=_subnet(a))],
+                interface_name=f"eth{n}",
+            )
+            for n, a in enumerate(addresses)
+        ],
+    )
+
+
+def state(
+    relation: testing.PeerRelation | None,
+    *addresses: str,
+    leader: bool = True,
+    config: dict[str, str | int | float | bool] | None = None,
+) -> testing.State:
+    return testing.State(
+        leader=leader,
+        relations={relation} if relation else set(),
+        networks={network(*addresses)},
+        config=config or {},
+    )
+
+
+def relation_of(state: testing.State) -> testing.PeerRelation:
+    (relation,) = state.get_relations("db-cluster")
+    assert isinstance(relation, testing.PeerRelation)
+    return relation
+
+
+def with_relation(state: testing.State, **changes: object) -> testing.State:
+    """The same state with other peer data."""
+    relation = dataclasses.replace(relation_of(state), **changes)  # type: ignore[arg-type]
+    return dataclasses.replace(state, relations={relation})
+
+
+def _subnet(address: str) -> str:
+    return str(ipaddress.ip_network(address, strict=False))
