@@ -29,6 +29,7 @@ _CHANGE_SECONDS = 5.0
 # Dqlite looks at the roles every second; after this many it has had every chance.
 _STUCK_SECONDS = 8.0
 _NUDGE_PAUSE_SECONDS = 60.0
+_FRESH_SECONDS = 5.0
 
 
 @dataclass(frozen=True)
@@ -51,6 +52,8 @@ class Membership:
         self._lock = asyncio.Lock()
         self._off_target_since: float | None = None
         self._nudged_at = float("-inf")
+        # A node that was just added answered us, though the peer watch may not have come round to it yet.
+        self._added: dict[int, float] = {}
 
     async def handle(self, request: MembershipRequest) -> Outcome:
         """Carry out one request. Never raises for what the cluster does; the reason is in the outcome."""
@@ -125,6 +128,7 @@ class Membership:
         generation = max(conf.generation, request.generation)
         await registry.record_joining(self._database, request, generation)
         await connection.add(request.dqlite_id, request.name)
+        self._added = {request.dqlite_id: asyncio.get_running_loop().time()}
         return Outcome(True, f"added at generation {generation}")
 
     async def _leave(
@@ -171,13 +175,18 @@ class Membership:
             if now is None:
                 return
             members = await connection.cluster()
-            if cluster.off_target(members, _answering_ids(members, now)) is None:
+            if cluster.off_target(members, self._answering_ids(members, now)) is None:
                 return
             await asyncio.sleep(0.1)
 
+    def _answering_ids(self, members: Iterable[Member], now: Leading) -> frozenset[int]:
+        fresh = asyncio.get_running_loop().time() - _FRESH_SECONDS
+        surely = {now.dqlite_id, *(i for i, at in self._added.items() if at > fresh)}
+        return frozenset(m.dqlite_id for m in members if m.dqlite_id in surely or controller_of(m.name) in now.answering)
+
     async def _watch_roles(self, now: Leading, connection: Connection, members: tuple[Member, ...]) -> None:
         clock = asyncio.get_running_loop().time()
-        problem = cluster.off_target(members, _answering_ids(members, now))
+        problem = cluster.off_target(members, self._answering_ids(members, now))
         if problem is None:
             self._off_target_since = None
             return
@@ -216,8 +225,3 @@ def removal_problem(members: Iterable[Member], leaving: Member, answering: froze
 def _own_controller(members: Iterable[Member], dqlite_id: int) -> str:
     return next((controller_of(m.name) for m in members if m.dqlite_id == dqlite_id), "")
 
-
-def _answering_ids(members: Iterable[Member], now: Leading) -> frozenset[int]:
-    return frozenset(
-        m.dqlite_id for m in members if m.dqlite_id == now.dqlite_id or controller_of(m.name) in now.answering
-    )

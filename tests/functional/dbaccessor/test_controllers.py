@@ -1,0 +1,246 @@
+"""Whole controllers on loopback: real controllerd processes, real libdqlite, configuration files written by the test."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import shutil
+import signal
+import time
+from pathlib import Path
+
+import pytest
+from loopback import Cluster
+
+from dbaccessor.database import Database
+from dbaccessor.leader import OutsideConnector
+
+
+@pytest.fixture
+def cluster(tmp_path: Path):
+    with Cluster(tmp_path) as made:
+        yield made
+
+
+def database(cluster: Cluster, *numbers: int) -> Database:
+    return Database(OutsideConnector(lambda: {str(n): cluster.address(n) for n in numbers}), "t")
+
+
+def write(cluster: Cluster, *numbers: int, value: int) -> None:
+    """Write one row through whoever leads, creating the table first."""
+
+    async def inside() -> None:
+        where = database(cluster, *numbers)
+
+        async def insert(tx):
+            await tx.execute("CREATE TABLE IF NOT EXISTS t (n INTEGER NOT NULL PRIMARY KEY)")
+            await tx.execute("INSERT OR IGNORE INTO t (n) VALUES (?)", (value,))
+
+        await where.run(insert, deadline_seconds=15)
+        where.close()
+
+    asyncio.run(inside())
+
+
+def read(cluster: Cluster, *numbers: int) -> list[int]:
+    async def inside() -> list[int]:
+        where = database(cluster, *numbers)
+        found = await where.read("SELECT n FROM t ORDER BY n")
+        where.close()
+        return [int(row[0]) for row in found.rows]
+
+    return asyncio.run(inside())
+
+
+def identity(cluster: Cluster, n: int) -> dict:
+    return json.loads((cluster.state_dir(n) / "identity.json").read_text())
+
+
+def test_without_an_address_it_waits_visibly_and_goes_on_when_one_is_written(cluster):
+    cluster.start(0)
+    cluster.wait(lambda: cluster.state(0) == "waiting", "it waits")
+    (wait,) = cluster.status(0)["waits"]
+    assert wait["for"] == "bind-address"
+    assert wait["since"]
+
+    cluster.configure([], told=[0])
+    cluster.wait(lambda: "no address" in cluster.status(0)["reason"], "the reason follows the file")
+
+    cluster.configure([0], bootstrapped=False)
+    cluster.wait(lambda: cluster.serving(0), "it serves")
+    assert cluster.status(0)["waits"] == []
+
+
+def test_seven_controllers_end_in_three_voters_three_stand_bys_and_a_spare(cluster):
+    cluster.form(7)
+
+    assert all(cluster.serving(n) for n in range(7))
+    assert cluster.status(6)["cluster"]["may-lose"] == 1
+
+
+def test_a_killed_leader_is_replaced_and_comes_back_as_itself(cluster):
+    cluster.form(3)
+    before = identity(cluster, 0)
+    leader = cluster.leader(1)
+    others = [n for n in range(3) if n != leader]
+
+    cluster.kill(leader)
+    cluster.wait(lambda: cluster.leader(others[0]) in others, "another leads")
+    cluster.start(leader)
+    cluster.wait(lambda: cluster.serving(leader) and cluster.role_counts(others[0]) == (3, 0, 0), "it is back")
+
+    assert identity(cluster, 0)["dqlite-id"] == before["dqlite-id"]
+
+
+@pytest.mark.parametrize("pause_seconds", [0.1, 3.0])
+def test_the_founder_whose_data_was_wiped_rejoins_under_a_new_id_and_founds_nothing(cluster, pause_seconds):
+    cluster.form(3)
+    write(cluster, 0, 1, 2, value=1)
+    before = identity(cluster, 0)
+
+    cluster.kill(0)
+    shutil.rmtree(cluster.state_dir(0) / "dqlite")
+    # Conf files are older than "bootstrapped" may be: the founder is even told that it may found the cluster.
+    cluster.configure(range(3), bootstrapped=False)
+    time.sleep(pause_seconds)  # The two cases that differ inside the library.
+    cluster.start(0)
+    cluster.wait(lambda: cluster.serving(0) and cluster.role_counts(1) == (3, 0, 0), "it is a member again", 40)
+
+    after = identity(cluster, 0)
+    assert after["dqlite-id"] != before["dqlite-id"]
+    assert after["cluster-uuid"] == before["cluster-uuid"]
+    assert after["epoch"] == before["epoch"]
+    names = [m["dqlite-id"] for m in cluster.status(1)["cluster"]["members"]]
+    assert before["dqlite-id"] not in names
+    write(cluster, 0, 1, 2, value=2)
+    assert read(cluster, 0, 1, 2) == [1, 2]
+    assert cluster.leader(0) == cluster.leader(1) == cluster.leader(2)
+
+
+def test_an_orderly_shrink_to_one_loses_nothing_and_keeps_the_epoch(cluster):
+    cluster.form(3)
+    for value in range(5):
+        write(cluster, 0, 1, 2, value=value)
+
+    # The leader among those that leave, and both at once.
+    leaving = [n for n in range(3) if n != 0]
+    for n in leaving:
+        status, answer = cluster.request(n, "POST", "/leave", timeout_seconds=40)
+        assert (status, answer["left"]) == (200, True), answer
+        assert cluster.terminate(n) == 0
+    cluster.configure([0], departed=["1", "2"])
+    cluster.wait(lambda: cluster.roles(0) == {0: "voter"}, "one member")
+
+    write(cluster, 0, value=5)
+    assert read(cluster, 0) == list(range(6))
+    assert cluster.status(0)["cluster"]["epoch"]["number"] == 1
+    assert cluster.status(0)["cluster"]["health"] == "healthy"
+
+
+def test_two_leave_at_the_same_time_the_leader_among_them(cluster):
+    cluster.form(3)
+    leader = cluster.leader(0)
+    survivor = (leader + 1) % 3
+    leaving = [n for n in range(3) if n != survivor]
+
+    async def both() -> list:
+        return await asyncio.gather(*(asyncio.to_thread(cluster.request, n, "POST", "/leave", 40) for n in leaving))
+
+    for status, answer in asyncio.run(both()):
+        assert (status, answer["left"]) == (200, True), answer
+    cluster.wait(lambda: cluster.roles(survivor) == {survivor: "voter"}, "one member")
+    write(cluster, survivor, value=1)
+
+
+def test_the_last_one_of_three_goes_on_alone_and_those_left_behind_stay_out(cluster):
+    cluster.form(3)
+    write(cluster, 0, 1, 2, value=1)
+    tag = cluster.status(0)["cluster"]["epoch"]["tag"]
+
+    cluster.kill(1, 2)
+    cluster.wait(lambda: cluster.state(0) == "waiting", "without quorum it waits, as both are still named")
+    assert "no quorum" in cluster.status(0)["reason"]
+    cluster.configure([0], departed=["1", "2"])
+    took = cluster.wait(lambda: cluster.serving(0), "it goes on alone")
+    assert took < 10
+
+    section = cluster.status(0)["cluster"]
+    assert section["epoch"]["number"] == 2
+    assert section["epoch"]["tag"] != tag
+    assert sorted(section["dropped"]) == ["1", "2"]
+    assert section["log-ended-at"] > 0
+    write(cluster, 0, value=2)
+    assert read(cluster, 0) == [1, 2]
+
+    # They return with the old majority between them, and their own configuration has heard nothing.
+    cluster.start(1, 2)
+    for n in (1, 2):
+        cluster.wait(lambda n=n: list((cluster.state_dir(n) / "aside").glob("dqlite-*")), "its data is put aside")
+    cluster.wait(lambda: cluster.status(0)["cluster"]["dropped"] == [], "they met the new epoch")
+    assert cluster.roles(0) == {0: "voter"}
+
+    # Named again, they come back as fresh members.
+    cluster.configure([0, 1, 2])
+    cluster.wait(lambda: cluster.role_counts(0) == (3, 0, 0), "three voters again", 40)
+    assert read(cluster, 0, 1, 2) == [1, 2]
+
+
+def test_a_paused_survivor_does_not_count_its_own_pause_as_the_others_silence(cluster):
+    cluster.form(3)
+    cluster.signal(0, signal.SIGSTOP)
+    cluster.wait(lambda: cluster.leader(1) in (1, 2), "the others go on")
+    cluster.configure([0], departed=["1", "2"])  # A file that is wrong: the others live.
+    time.sleep(4)  # Longer than the hold.
+    cluster.signal(0, signal.SIGCONT)
+
+    cluster.wait(lambda: cluster.leader(0) in (1, 2), "it follows the living quorum")
+    assert cluster.status(0)["cluster"]["epoch"]["number"] == 1
+
+
+@pytest.mark.parametrize("garbage", ["", "garbage: [", "\x00" * 100, "schema: 1\ngeneration: 1\n"])
+def test_a_garbage_configuration_does_not_stop_a_running_node(cluster, garbage):
+    cluster.form(1)
+    cluster.write_conf(0, garbage)
+    cluster.wait(lambda: cluster.status(0)["conf"]["problem"], "it is reported")
+
+    assert cluster.serving(0)
+    write(cluster, 0, value=1)
+    cluster.generation += 1
+    cluster.configure([0])
+    cluster.wait(lambda: cluster.status(0)["conf"]["problem"] is None, "the good one is taken")
+
+
+def test_data_of_another_controller_is_put_aside_and_never_started(cluster):
+    cluster.form(3)
+    cluster.kill(1, 2)
+    shutil.rmtree(cluster.state_dir(1))
+    shutil.copytree(cluster.state_dir(2), cluster.state_dir(1), ignore=shutil.ignore_patterns("*.socket"))
+    (cluster.state_dir(1) / "controller.conf").unlink()
+    cluster.start(2)
+    cluster.wait(lambda: cluster.serving(0, 2), "quorum is back")
+    cluster.configure(range(3))
+    cluster.start(1)
+
+    cluster.wait(lambda: cluster.serving(1) and cluster.role_counts(0) == (3, 0, 0), "it joins afresh", 40)
+    assert list((cluster.state_dir(1) / "aside").glob("dqlite-*"))
+
+
+def test_a_second_daemon_on_the_same_directory_refuses(cluster):
+    cluster.form(1)
+    first = cluster._processes[0]
+    cluster.start(0)
+    second = cluster._processes[0]
+
+    assert second.wait(timeout=10) == 75
+    assert first.poll() is None
+    cluster._processes[0] = first
+
+
+def test_a_planned_stop_hands_leadership_over(cluster):
+    cluster.form(3)
+    leader = cluster.leader(0)
+    others = [n for n in range(3) if n != leader]
+
+    assert cluster.terminate(leader) == 0
+    assert "handover done" in (cluster.root / f"{leader}.log").read_text()
+    cluster.wait(lambda: cluster.leader(others[0]) in others, "another leads", 5)

@@ -1,0 +1,158 @@
+"""Several real controllerd processes on loopback addresses, without a charm: the test writes their configuration."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from dbaccessor import confsocket
+
+LIB = Path(__file__).parents[2] / "lib"
+
+
+class Cluster:
+    """Controllers by their number; number n has 127.<block>.0.<10+n>. A context manager that ends what it started."""
+
+    def __init__(self, root: Path, block: int = 77) -> None:
+        self.root = root
+        self._block = block
+        self._processes: dict[int, subprocess.Popen[bytes]] = {}
+        self.generation = 0
+
+    def __enter__(self) -> Cluster:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for process in self._processes.values():
+            if process.poll() is None:
+                process.send_signal(signal.SIGCONT)
+                process.kill()
+                process.wait()
+
+    def address(self, n: int) -> str:
+        return f"127.{self._block}.0.{10 + n}"
+
+    def state_dir(self, n: int) -> Path:
+        return self.root / str(n)
+
+    def configure(self, named: Iterable[int], told: Iterable[int] | None = None, **changes: Any) -> None:
+        """Publish the next generation, which names `named`, to the controllers `told` (default: those named)."""
+        named = list(named)
+        self.generation += 1
+        for n in named if told is None else told:
+            document = {
+                "schema": 1,
+                "controller-id": str(n),
+                "cluster-uuid": "loopback",
+                "bootstrap-controller": "0",
+                "bootstrapped": self.generation > 1,
+                "generation": self.generation,
+                "db-bind-addresses": {str(i): self.address(i) for i in named},
+                **changes,
+            }
+            self.state_dir(n).mkdir(mode=0o700, parents=True, exist_ok=True)
+            self.write_conf(n, yaml.safe_dump(document))
+
+    def write_conf(self, n: int, text: str) -> None:
+        temporary = self.state_dir(n) / ".controller.conf.new"
+        temporary.write_text(text)
+        temporary.rename(self.state_dir(n) / "controller.conf")
+        confsocket.reload(self.state_dir(n))
+
+    def start(self, *numbers: int) -> None:
+        for n in numbers:
+            self.state_dir(n).mkdir(mode=0o700, parents=True, exist_ok=True)
+            with (self.root / f"{n}.log").open("ab") as log:
+                self._processes[n] = subprocess.Popen(
+                    [sys.executable, "-m", "controller.daemon", "--state-dir", str(self.state_dir(n))],
+                    stderr=log,
+                    env={**os.environ, "PYTHONPATH": str(LIB)},
+                )
+
+    def kill(self, *numbers: int) -> None:
+        """SIGKILL, all of them before any is waited for."""
+        for n in numbers:
+            self._processes[n].kill()
+        for n in numbers:
+            self._processes[n].wait()
+
+    def signal(self, n: int, number: int) -> None:
+        self._processes[n].send_signal(number)
+
+    def terminate(self, n: int) -> int:
+        """SIGTERM; return the exit status."""
+        self._processes[n].terminate()
+        return self._processes[n].wait(timeout=40)
+
+    def alive(self, n: int) -> bool:
+        return self._processes[n].poll() is None
+
+    def status(self, n: int) -> dict[str, Any]:
+        """The status document; {} when there is no daemon."""
+        try:
+            _, body = confsocket.request(self.state_dir(n) / confsocket.CONTROL, "GET", "/status")
+        except (confsocket.NoSocket, confsocket.SocketTimeout):
+            return {}
+        document: dict[str, Any] = json.loads(body)
+        return document
+
+    def state(self, n: int) -> str:
+        return str(self.status(n).get("state", ""))
+
+    def roles(self, n: int) -> dict[int, str]:
+        section = self.status(n).get("cluster") or {"members": []}
+        return {int(m["controller-id"]): m["role"] for m in section["members"]}
+
+    def role_counts(self, n: int) -> tuple[int, int, int]:
+        found = list(self.roles(n).values())
+        return found.count("voter"), found.count("stand-by"), found.count("spare")
+
+    def leader(self, n: int) -> int | None:
+        section = self.status(n).get("cluster") or {}
+        return None if section.get("leader") is None else int(section["leader"])
+
+    def request(self, n: int, method: str, target: str, timeout_seconds: float = 5) -> tuple[int, Any]:
+        status, body = confsocket.request(
+            self.state_dir(n) / confsocket.CONTROL, method, target, timeout_seconds=timeout_seconds
+        )
+        return status, json.loads(body)
+
+    def wait(self, fact: Callable[[], object], what: str, timeout_seconds: float = 20) -> float:
+        """Poll until the fact is true; return the seconds it took. Fails with everybody's status."""
+        started = time.monotonic()
+        while time.monotonic() - started < timeout_seconds:
+            if fact():
+                return time.monotonic() - started
+            time.sleep(0.05)
+        told = "\n".join(f"{n}: {json.dumps(self.status(n))}\n{self._log_tail(n)}" for n in self._processes)
+        raise AssertionError(f"not within {timeout_seconds} s: {what}\n{told}")
+
+    def serving(self, *numbers: int) -> bool:
+        return all(self.state(n) == "serving" for n in numbers)
+
+    def form(self, count: int) -> None:
+        """Bring up `count` controllers with min(3, count) voters."""
+        self.configure([0])
+        self.start(0)
+        self.wait(lambda: self.serving(0), "the first one serves")
+        if count > 1:
+            self.configure(range(count))
+            self.start(*range(1, count))
+            target = (min(3, count), max(0, min(3, count - 3)), max(0, count - 6))
+            self.wait(lambda: self.role_counts(0) == target, f"roles {target}", 60)
+            self.wait(lambda: self.serving(*range(count)), "all serve")
+
+    def _log_tail(self, n: int) -> str:
+        try:
+            return "\n".join((self.root / f"{n}.log").read_text().splitlines()[-15:])
+        except FileNotFoundError:
+            return ""
