@@ -1,4 +1,4 @@
-"""Leaving the cluster for good: leadership handed over first, then removed by the next leader.
+"""Ending in order: leadership handed over before a stop; for good, also removed by the next leader.
 
 This is how an orderly shrink loses nothing: the node is removed while it still counts for the quorum.
 """
@@ -52,11 +52,12 @@ async def _other_leader(identity: Identity, local: LocalNode, outlook: Callable[
         if leader and leader != identity.name:
             return leader
         if leader:
-            await _hand_leadership_over(identity, local, outlook())
+            await hand_leadership_over(identity, local, outlook())
         await asyncio.sleep(_PAUSE_SECONDS)
 
 
-async def _hand_leadership_over(identity: Identity, local: LocalNode, outlook: Outlook) -> None:
+async def hand_leadership_over(identity: Identity, local: LocalNode, outlook: Outlook) -> None:
+    """Transfer leadership to a voter that answers, if there is one. Raises DbAccessorError, OSError."""
     connection = await local.connect(1.0)
     try:
         for member in await connection.cluster():

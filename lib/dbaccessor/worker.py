@@ -111,8 +111,18 @@ class Worker:
             self._accounts.set_state("stopped", "controllerd was told to stop")
             outlook = self._outlook()
             if outlook.leader and len(outlook.members) > 1:
-                await self._own.hand_over(self._timing.handover_seconds)
+                await self._hand_over(outlook)
             await self._stop_node()
+
+    async def _hand_over(self, outlook: Outlook) -> None:
+        """Give away leadership, then the voting right. The first alone is what keeps the others writing."""
+        identity, local = self._identity, self._own.local
+        if outlook.leading and identity is not None and local is not None:
+            try:
+                await goodbye.hand_leadership_over(identity, local, outlook)
+            except (errors.DbAccessorError, OSError) as error:
+                log.warning("leadership could not be handed over: %s", error)
+        await self._own.hand_over(self._timing.handover_seconds)
 
     async def leave(self) -> Outcome:
         """Say goodbye for good, so that the others need not wait for this node. Idempotent; the reason is inside."""

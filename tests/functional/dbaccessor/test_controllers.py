@@ -242,5 +242,5 @@ def test_a_planned_stop_hands_leadership_over(cluster):
     others = [n for n in range(3) if n != leader]
 
     assert cluster.terminate(leader) == 0
-    assert "handover done" in (cluster.root / f"{leader}.log").read_text()
+    assert "handing leadership to" in (cluster.root / f"{leader}.log").read_text()
     cluster.wait(lambda: cluster.leader(others[0]) in others, "another leads", 5)
