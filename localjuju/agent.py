@@ -1,4 +1,4 @@
-"""One unit's agent, as Juju's: boots the host, runs one hook at a time, retries a failed one, and ends with the unit."""
+"""One unit's agent, as Juju's: boots the host, runs a hook at a time, retries a failed one, ends with the unit."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from localjuju import home as homes
 from localjuju.debuglog import DebugLog
 from localjuju.hookcontext import ActionRun, HookContext, ToolError
 from localjuju.host import Host, HostFailed
-from localjuju.model import Model, Unit
+from localjuju.model import Model, Refused, Unit
 
 
 @dataclass
@@ -22,10 +22,12 @@ class Job:
 
     action: ActionRun | None
     command: str
-    relation: str
     done: asyncio.Future[tuple[int, str, str]]
     out: list[str] = field(default_factory=list)
     err: list[str] = field(default_factory=list)
+
+
+_MOST_JOBS = 100
 
 
 class Agent:
@@ -53,6 +55,9 @@ class Agent:
         self.poke()
 
     def submit(self, job: Job) -> None:
+        """Queue it. Raises Refused when too much waits already."""
+        if len(self._jobs) >= _MOST_JOBS:
+            raise Refused(f"{_MOST_JOBS} actions and commands wait on {self.unit.name} already")
         self._jobs.append(job)
         self.poke()
 
@@ -280,7 +285,7 @@ class Agent:
     async def _juju_exec(self, call: toolwire.Call) -> toolwire.Answer:
         if call.context:
             return toolwire.Answer(1, "", "ERROR juju-exec cannot be called from within a hook, have context\n")
-        words, unit, relation = list(call.arguments), "", ""
+        words, unit = list(call.arguments), ""
         while words and words[0].startswith("-"):
             option, _, value = words.pop(0).partition("=")
             if option in ("--no-context", "--force-remote-unit", "--"):
@@ -288,8 +293,8 @@ class Agent:
             value = value or (words.pop(0) if words else "")
             if option in ("-u", "--unit"):
                 unit = value
-            elif option in ("-r", "--relation"):
-                relation = value
+            else:
+                return toolwire.Answer(2, "", f"ERROR juju-exec {option} is not supported by localjuju\n")
         if not unit and words and "/" in words[0] and not words[0].startswith("/"):
             unit = words.pop(0)  # The old form: juju-run <unit> <commands>.
         if unit and unit.replace("unit-", "").replace("/", "-") != self.unit.name.replace("/", "-"):
@@ -297,9 +302,11 @@ class Agent:
         if not words:
             return toolwire.Answer(2, "", "ERROR missing commands\n")
         done = asyncio.get_running_loop().create_future()
-        self.submit(Job(None, " ".join(words), relation, done))
         try:
+            self.submit(Job(None, " ".join(words), done))
             code, out, err = await asyncio.wait_for(done, self._model.settings.hook_seconds * 2)
+        except Refused as error:
+            return toolwire.Answer(1, "", f"ERROR {error}\n")
         except TimeoutError:
             return toolwire.Answer(1, "", f"ERROR {self.unit.name} did not get to it in time\n")
         return toolwire.Answer(code, out, err)
@@ -307,7 +314,8 @@ class Agent:
     async def bury(self) -> None:
         """Remove the host and its disk."""
         await self.host.kill()
-        await asyncio.to_thread(shutil.rmtree, self.host.disk, ignore_errors=True)
+        for folder in (self.host.disk, self.host.volatile):
+            await asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True)
 
 
 def _context_id(unit: Unit, name: str) -> str:

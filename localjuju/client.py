@@ -66,7 +66,6 @@ class Client:
         environment = {
             "PATH": f"{_PATH}:{os.environ.get('PATH', '')}",
             "PYTHONPATH": str(Path(__file__).resolve().parent.parent),
-            "PYTHONDONTWRITEBYTECODE": "1",
             "LANG": "C.UTF-8",
         }
         with self.home.log.open("ab") as log:
@@ -127,11 +126,13 @@ class Client:
 
     def status(self) -> dict[str, Any]:
         """As `juju status --format json`."""
-        return self.call("status")
+        shape: dict[str, Any] = self.call("status")
+        return shape
 
     def units(self, app: str) -> dict[str, Any]:
         """The units' part of status."""
-        return self.status()["applications"].get(app, {}).get("units", {})
+        units: dict[str, Any] = self.status()["applications"].get(app, {}).get("units", {})
+        return units
 
     def wait(self, predicate: Callable[[dict[str, Any]], bool], timeout_seconds: float, what: str) -> dict[str, Any]:
         """Return the first status that satisfies the predicate. Raises WaitTimeout saying what was waited for."""

@@ -82,7 +82,7 @@ class Daemon:
                 break
             except asyncio.CancelledError:
                 raise
-            except Exception as error:  # A bug here must become a visible state of that unit, not a silent end.
+            except Exception as error:  # noqa: BLE001 - A bug here must become a visible state of that unit, not a silent end.
                 text = "".join(traceback.format_exception(error))
                 self.log.add(unit.name, "ERROR", "agent", text)
                 unit.agent = self.model.status("failed", f"agent: {error!r}")
@@ -97,7 +97,9 @@ class Daemon:
 
     async def drop_agent(self, unit: Unit) -> None:
         """--force: no event for the leaver, its host is dead when this returns."""
-        agent, task = self.agents.pop(unit.name), self._tasks.pop(unit.name)
+        agent, task = self.agents.pop(unit.name, None), self._tasks.pop(unit.name, None)
+        if agent is None or task is None:
+            return  # It is going away already.
         if agent.host.pid:
             # First of all the machine dies, while its agent may be in the middle of a hook.
             with contextlib.suppress(ProcessLookupError):
@@ -159,6 +161,6 @@ class Daemon:
             return {"ok": True, "result": await handler(**params)}
         except (Refused, BadCharm, spaces.BadNetwork, network.NetworkFailed, HostFailed) as error:
             return {"ok": False, "error": str(error)}
-        except Exception as error:  # A bug of ours answers its client; the model lives on.
+        except Exception as error:  # noqa: BLE001 - A bug of ours answers its client; the model lives on.
             self.log.add("", "ERROR", "daemon", traceback.format_exc())
             return {"ok": False, "error": f"localjuju failed: {error!r} (see debug-log)"}

@@ -149,9 +149,9 @@ def listen(path: Path) -> socket.socket:
 
 def connect(path: Path, timeout_seconds: float) -> socket.socket:
     """A connection to such a socket. Raises OSError when nobody listens."""
+    folder = os.open(path.parent, os.O_PATH)
     client = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     client.settimeout(timeout_seconds)
-    folder = os.open(path.parent, os.O_PATH)
     try:
         client.connect(f"/proc/self/fd/{folder}/{path.name}")
     except OSError:

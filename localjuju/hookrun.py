@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 from collections.abc import Callable, Sequence
 
 from localjuju.hookcontext import HookContext
@@ -70,7 +71,10 @@ def _label(context: HookContext, secret_id: str) -> str:
 async def run(
     argv: Sequence[str], env: dict[str, str], say: Callable[[bool, str], None], timeout_seconds: float
 ) -> int | None:
-    """Run to its end. Each line it prints goes to say(is_stderr, line). Returns the exit code, None if it was too slow."""
+    """Run to its end; each line it prints goes to say(is_stderr, line).
+
+    Returns the exit code (negative for a signal), or None if it was too slow and got killed.
+    """
     process = await asyncio.create_subprocess_exec(
         *argv,
         env=env,
@@ -82,8 +86,8 @@ async def run(
     assert process.stdout
     assert process.stderr
     readers = [
-        asyncio.create_task(_lines(stream, lambda line, bad=bad: say(bad, line)))
-        for stream, bad in ((process.stdout, False), (process.stderr, True))
+        asyncio.create_task(_lines(process.stdout, functools.partial(say, False))),
+        asyncio.create_task(_lines(process.stderr, functools.partial(say, True))),
     ]
     code: int | None = None
     try:

@@ -156,7 +156,8 @@ class Tools:
 
     def state_set(self, c: HookContext, o: Options, stdin: bytes) -> None:
         changes: dict[str, str | None] = dict(_from_stdin(stdin)) if o.get("--file") else {}
-        c.set_state(changes | pairs(o.rest))
+        changes.update(pairs(o.rest))
+        c.set_state(changes)
 
     def state_delete(self, c: HookContext, o: Options, _: bytes) -> None:
         c.set_state(dict.fromkeys(o.rest))
@@ -238,11 +239,42 @@ _NOT_HERE = (
 )
 
 _TABLE: dict[str, Tool] = {
-    name.replace("_", "-"): getattr(Tools, name)
-    for name in ["relation_ids", "relation_list", "relation_get", "relation_set", "relation_model_get", "network_get", "is_leader", "config_get", "status_set", "status_get", "juju_log", "application_version_set", "goal_state", "open_port", "close_port", "opened_ports", "state_get", "state_set", "state_delete", "juju_reboot", "action_get", "action_set", "action_fail", "action_log", "credential_get", "resource_get", "storage_list"]
+    "relation-ids": Tools.relation_ids,
+    "relation-list": Tools.relation_list,
+    "relation-get": Tools.relation_get,
+    "relation-set": Tools.relation_set,
+    "relation-model-get": Tools.relation_model_get,
+    "network-get": Tools.network_get,
+    "is-leader": Tools.is_leader,
+    "config-get": Tools.config_get,
+    "status-set": Tools.status_set,
+    "status-get": Tools.status_get,
+    "juju-log": Tools.juju_log,
+    "application-version-set": Tools.application_version_set,
+    "goal-state": Tools.goal_state,
+    "open-port": Tools.open_port,
+    "close-port": Tools.close_port,
+    "opened-ports": Tools.opened_ports,
+    "state-get": Tools.state_get,
+    "state-set": Tools.state_set,
+    "state-delete": Tools.state_delete,
+    "juju-reboot": Tools.juju_reboot,
+    "action-get": Tools.action_get,
+    "action-set": Tools.action_set,
+    "action-fail": Tools.action_fail,
+    "action-log": Tools.action_log,
+    "credential-get": Tools.credential_get,
+    "resource-get": Tools.resource_get,
+    "storage-list": Tools.storage_list,
+    "secret-add": _plain(secrettools.secret_add),
+    "secret-set": _plain(secrettools.secret_set),
+    "secret-get": _plain(secrettools.secret_get),
+    "secret-info-get": _plain(secrettools.secret_info_get),
+    "secret-ids": _plain(secrettools.secret_ids),
+    "secret-remove": _plain(secrettools.secret_remove),
+    "secret-grant": _plain(secrettools.secret_grant),
+    "secret-revoke": _plain(secrettools.secret_revoke),
 }
-for _name in ("add", "set", "get", "info_get", "ids", "remove", "grant", "revoke"):
-    _TABLE[f"secret-{_name.replace('_', '-')}"] = _plain(getattr(secrettools, f"secret_{_name}"))
 
 
 def names() -> list[str]:

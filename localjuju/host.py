@@ -28,6 +28,7 @@ class Host:
         self.machine = machine
         self.unit = unit
         self.disk = home.machines / str(machine)
+        self.volatile = home.volatile / str(machine)
         self.pid = 0
         self._home = home
         self._net = net
@@ -55,7 +56,7 @@ class Host:
         tool, _ = toolfiles.install(self.disk, self.unit)
         spec = {
             "disk": str(self.disk),
-            "volatile": str(self._home.volatile / str(self.machine)),
+            "volatile": str(self.volatile),
             "hostname": f"juju-{self.unit.replace('/', '-')}",
             "tool": tool,
             "visible": _visible(),
@@ -78,7 +79,7 @@ class Host:
                 await self._expect("up")
         except (TimeoutError, HostFailed, network.NetworkFailed, ConnectionError) as error:
             await self.kill()
-            raise HostFailed(f"host of {self.unit} did not boot: {error or 'no answer in time'}") from None
+            raise HostFailed(f"host of {self.unit} did not boot: {str(error) or 'no answer in time'}") from None
 
     async def _expect(self, word: str) -> str:
         assert self._process

@@ -81,7 +81,7 @@ def _mirror(folder: Path, backing: Path) -> None:
         if entry.name in _NOT_SHOWN or target.is_symlink():
             continue
         if entry.is_symlink():
-            target.symlink_to(os.readlink(entry.path))
+            target.symlink_to(Path(entry.path).readlink())
         elif entry.is_dir():
             target.mkdir(exist_ok=True)
             namespaces.bind(entry.path, target, read_only=True)
@@ -92,7 +92,7 @@ def _mirror(folder: Path, backing: Path) -> None:
 
 
 def _layer(folder: str, disk: Path, volatile: Path) -> None:
-    """An overlay over the machine's folder. Its upper layer is on disk, or in the run's memory if that cannot carry it."""
+    """An overlay over the machine's folder; its upper layer is on disk, or in memory if that disk cannot carry one."""
     name = folder.strip("/").replace("/", "-")
     for base in (disk, volatile):
         upper, work = base / name / "upper", base / name / "work"

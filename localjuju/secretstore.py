@@ -43,7 +43,9 @@ class SecretStore:
     secrets: dict[str, Secret] = field(default_factory=dict)
 
     def add(self, secret_id: str, owner: str, content: dict[str, str], **meta: str) -> None:
-        secret = Secret(secret_id, owner, **meta)
+        secret = Secret(secret_id, owner)
+        for name, value in meta.items():
+            setattr(secret, name, value)
         if secret.label and any(s.owner == owner and s.label == secret.label for s in self.secrets.values()):
             raise SecretProblem(f'secret with label "{secret.label}" already exists')
         if not content:

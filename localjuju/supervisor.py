@@ -119,7 +119,12 @@ class Supervisor:
         # reap() collects the status; subprocess must not look for this child again.
         process.returncode = 0
         done: asyncio.Future[int] = asyncio.get_running_loop().create_future()
-        self._exits[process.pid] = lambda status: done.done() or done.set_result(status)
+
+        def ended(status: int) -> None:
+            if not done.done():
+                done.set_result(status)
+
+        self._exits[process.pid] = ended
         return process.pid, done
 
     def _environment(self, spec: unitfile.Service) -> dict[str, str]:
@@ -210,10 +215,7 @@ class Supervisor:
             running.become("activating", "auto-restart")
             running.ready.set()  # Whoever waits for the start learns that it failed; the restart goes on behind it.
             running.restarts += 1
-            await asyncio.sleep(spec.restart_seconds)
-            if running.stopping:
-                self._settle(running, "success")
-                return
+            await asyncio.sleep(spec.restart_seconds)  # stop() cancels us here.
 
     def _settle(self, running: Running, result: str) -> None:
         running.result = result
@@ -363,10 +365,10 @@ class Supervisor:
 
 def _session(leader: int) -> list[int]:
     members = []
-    for entry in os.listdir("/proc"):
-        if entry.isdigit():
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
             with contextlib.suppress(OSError, IndexError):
-                fields = Path(f"/proc/{entry}/stat").read_text().rpartition(")")[2].split()
+                fields = (entry / "stat").read_text().rpartition(")")[2].split()
                 if int(fields[3]) == leader:
-                    members.append(int(entry))
+                    members.append(int(entry.name))
     return members

@@ -1,7 +1,7 @@
 """Every hook command, juju-exec, systemctl and journalctl: one client under many names. It only asks and prints.
 
-Run by the machine's own python with -IS, so it imports nothing that costs time: some sixteen of these run in a hook.
-A message is its length, then fields, each with its length; lengths are four bytes.
+Run by the machine's own python with -IS, so it imports nothing that costs time, pathlib included: some sixteen of these
+run in a hook. A message is its length, then fields, each with its length; lengths are four bytes.
 """
 
 import _socket  # The plain C module: `socket` alone would double the start-up time.
@@ -30,7 +30,7 @@ def _receive(sock: "_socket.socket", count: int) -> bytes:
 def _read(path: str) -> bytes:
     if path == "-":
         return sys.stdin.buffer.read()
-    with open(path, "rb") as file:
+    with open(path, "rb") as file:  # noqa: PTH123
         return file.read()
 
 
@@ -51,7 +51,7 @@ def _arguments(argv: list[str]) -> tuple[list[bytes], bytes]:
 
 
 def main() -> int:
-    name = os.path.basename(sys.argv[0])
+    name = os.path.basename(sys.argv[0])  # noqa: PTH119
     environ = os.environ
     if name in ("systemctl", "journalctl"):
         address = _SUPERVISOR
@@ -61,12 +61,13 @@ def main() -> int:
         arguments, stdin = _arguments(sys.argv[1:])
         sock = _socket.socket(_socket.AF_UNIX, _socket.SOCK_STREAM)
         sock.connect(address)
-        head = [environ.get("JUJU_CONTEXT_ID", "").encode(), os.fsencode(os.getcwd()), stdin, name.encode()]
+        folder = os.fsencode(os.getcwd())  # noqa: PTH109
+        head = [environ.get("JUJU_CONTEXT_ID", "").encode(), folder, stdin, name.encode()]
         message = b"".join(map(_field, head + arguments))
         sock.sendall(_field(message))
         code, out, err = (_receive(sock, int.from_bytes(_receive(sock, 4), "big")) for _ in range(3))
     except (OSError, EOFError) as error:
-        print(f"ERROR {name}: {error or 'the agent went away'}", file=sys.stderr)
+        print(f"ERROR {name}: {str(error) or 'the agent went away'}", file=sys.stderr)
         return 1
     sys.stdout.buffer.write(out)
     sys.stdout.flush()

@@ -98,6 +98,8 @@ class Verbs:
 
     def _pair(self, name: str) -> tuple[Unit, Agent]:
         unit = self._model.unit(name)
+        if unit.name not in self._daemon.agents:
+            raise Refused(f"{unit.name} is going away")
         return unit, self._daemon.agents[unit.name]
 
     # Settings
@@ -188,7 +190,7 @@ class Verbs:
         self._operations += 1
         run = ActionRun(str(self._operations), action, values)
         done: asyncio.Future[tuple[int, str, str]] = asyncio.get_running_loop().create_future()
-        agent.submit(Job(run, "", "", done))
+        agent.submit(Job(run, "", done))
         try:
             code, out, err = await asyncio.wait_for(done, wait_seconds)
         except TimeoutError:

@@ -119,25 +119,24 @@ def _unit(model: Model, unit: Unit) -> dict[str, Any]:
 
 def show_unit(model: Model, unit: Unit) -> dict[str, Any]:
     """What `juju show-unit` prints: with both databags of every relation."""
-    relations = []
-    for relation in model.peers_of(unit.app):
-        relations.append(
-            {
-                "relation-id": relation.id,
-                "endpoint": relation.endpoint,
-                "related-endpoint": relation.endpoint,
-                "application-data": dict(relation.app_bag.content),
-                "local-unit": {
-                    "in-scope": unit.name in relation.scope,
-                    "data": dict(relation.bag(unit.name).content),
-                },
-                "related-units": {
-                    other: {"in-scope": True, "data": dict(relation.bag(other).content)}
-                    for other in sorted(relation.scope)
-                    if other != unit.name
-                },
-            }
-        )
+    relations = [
+        {
+            "relation-id": relation.id,
+            "endpoint": relation.endpoint,
+            "related-endpoint": relation.endpoint,
+            "application-data": dict(relation.app_bag.content),
+            "local-unit": {
+                "in-scope": unit.name in relation.scope,
+                "data": dict(relation.bag(unit.name).content),
+            },
+            "related-units": {
+                other: {"in-scope": True, "data": dict(relation.bag(other).content)}
+                for other in sorted(relation.scope)
+                if other != unit.name
+            },
+        }
+        for relation in model.peers_of(unit.app)
+    ]
     return {
         unit.name: {
             "opened-ports": sorted(unit.ports),
@@ -216,7 +215,8 @@ def text(shape: dict[str, Any]) -> str:
                 m["machine-status"]["current"],
             )
         )
-    parts += [_table(rows) for rows in (apps, units, machines) if len(rows) > 1]
+    tables: list[list[tuple[str, ...]]] = [[*apps], [*units], [*machines]]
+    parts += [_table(rows) for rows in tables if len(rows) > 1]
     return "\n".join(parts)
 
 
