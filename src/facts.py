@@ -38,7 +38,11 @@ class Network:
 
 @dataclass(frozen=True)
 class Facts:
-    """What was true when this hook started. `problem` says why the app bag cannot be used ("": it can)."""
+    """What was true when this hook started.
+
+    `peers` is read by the leader only: nobody else decides anything by it. `problem` says why the app bag cannot be
+    used ("": it can).
+    """
 
     unit: str
     network: Network
@@ -96,7 +100,7 @@ def read(charm: ops.CharmBase, event: ops.EventBase) -> Facts:
         relation=relation,
         app=app,
         own=UnitBag.parse(relation.data[charm.unit]),
-        peers={peer.name: UnitBag.parse(relation.data[peer]) for peer in relation.units if peer != charm.unit},
+        peers=_peers(relation, charm.unit) if charm.unit.is_leader() else {},
         problem=problem,
     )
 
@@ -105,7 +109,8 @@ def leaving(charm: ops.CharmBase, event: ops.EventBase, goal: Goal | None) -> bo
     """Whether this unit is itself on its way out, and so must publish and render nothing more."""
     if isinstance(event, ops.RelationBrokenEvent):
         return True
-    if isinstance(event, ops.RelationDepartedEvent) and event.departing_unit == charm.unit:
+    departing = event.departing_unit if isinstance(event, ops.RelationDepartedEvent) else None
+    if departing is not None and departing.name == charm.unit.name:
         return True
     return goal is not None and charm.unit.name not in goal.alive
 
@@ -137,6 +142,10 @@ def network(model: ops.Model) -> Network:
         if i.address is not None
     ]
     return Network(bindaddress.choose(candidates))
+
+
+def _peers(relation: ops.Relation, own: ops.Unit) -> dict[str, UnitBag]:
+    return {peer.name: UnitBag.parse(relation.data[peer]) for peer in relation.units if peer != own}
 
 
 def _disk_uuid() -> str:

@@ -49,7 +49,11 @@ def summary(cluster: Cluster) -> str:
     """Return the cluster in one line: members by role, what may be lost, who is silent, what to do."""
     roles = Counter(member.role for member in cluster.members)
     named = [_counted(roles[role], role) for role in (*_ROLES, *sorted(set(roles) - set(_ROLES))) if roles[role]]
-    parts = [", ".join(named), f"may lose {cluster.may_lose}" if cluster.ha else "not HA"]
+    parts = [", ".join(named)]
+    if cluster.ha:
+        parts.append(f"may lose {cluster.may_lose}")
+    elif not cluster.advice.startswith("not HA"):
+        parts.append("not HA")
     if cluster.health not in ("", "healthy"):
         silent = [m.controller_id for m in cluster.members if not m.answers]
         parts.append(f"{cluster.health}: {', '.join(silent)} silent" if silent else cluster.health)

@@ -26,6 +26,9 @@ logger = logging.getLogger(__name__)
 
 SERVICE = "ha-controller.service"
 
+# It logs five lines for every command, in every hook; what went wrong comes as an exception anyway.
+logging.getLogger("charmlibs.systemd").setLevel(logging.INFO)
+
 
 def install(charm_dir: Path, unit: str) -> bool:
     """Write the service unit and hactl, make the state folder. Return whether the service must be restarted."""

@@ -72,6 +72,7 @@ class FakeControllerd:
         self.db_state: dict[str, object] | None = None
         self.leave: tuple[int, dict[str, object]] = (200, {"left": True, "reason": "removed by the leader"})
         self.requests: list[str] = []
+        self.serves_after = 0  # So many questions for the status; 0: it becomes nothing by itself.
         self._servers: list[confsocket.Server] = []
 
     def serve(self, *, leader: str | None = "0", members: int = 1) -> None:
@@ -131,6 +132,8 @@ class FakeControllerd:
     def _handler(self, name: str, answer: Callable[[], tuple[int, object]]) -> confsocket.Handler:
         def handle(_: bytes) -> confsocket.Response:
             self.requests.append(name)
+            if self.requests.count("GET /status") == self.serves_after > 0:
+                self.serve()
             code, body = answer()
             return code, "application/json", b"" if code == 204 else json.dumps(body).encode()
 
@@ -151,7 +154,7 @@ class Machine:
         self.charm_dir = root / "charm"
         (self.charm_dir / "lib" / "controller").mkdir(parents=True)
         (self.charm_dir / "lib" / "controller" / "daemon.py").write_text("version = 1\n")
-        self.context = testing.Context(charm.ControllerCharm, app_name=APP, unit_id=0, charm_root=self.charm_dir)
+        self.be_unit(0)
         monkeypatch.setattr(paths, "STATE_DIR", self.state_dir)
         monkeypatch.setattr(paths, "UNIT_FILE", root / "system" / "ha-controller.service")
         monkeypatch.setattr(paths, "HACTL", root / "bin" / "hactl")
@@ -163,6 +166,10 @@ class Machine:
     @property
     def conf(self) -> Path:
         return self.state_dir / "controller.conf"
+
+    def be_unit(self, number: int) -> None:
+        """Run hooks as this unit from now on."""
+        self.context = testing.Context(charm.ControllerCharm, app_name=APP, unit_id=number, charm_root=self.charm_dir)
 
     def units(self, *alive: int, dying: tuple[int, ...] = ()) -> None:
         """Make Juju's goal these units."""

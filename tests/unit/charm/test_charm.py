@@ -1,0 +1,571 @@
+"""Flow 1, first half: what one hook of the charm does, under ops.testing, with the machine's edges faked."""
+
+import dataclasses
+import json
+
+import ops
+import pytest
+from ops import testing
+
+from charmmachine import APP, Machine, relation_of, state, with_relation
+from dbaccessor import conf
+from dbcluster import AppBag, UnitBag
+
+FOUNDED = AppBag(
+    generation=4,
+    cluster_uuid="u-1",
+    bootstrap_controller="0",
+    bootstrapped=True,
+    addresses={"0": "10.0.0.4", "1": "10.0.0.5"},
+    units={"0": f"{APP}/0", "1": f"{APP}/1"},
+)
+OWN = UnitBag("0", "10.0.0.4")
+
+
+def relation(app: AppBag | None = None, own: UnitBag | None = None, **peers: UnitBag) -> testing.PeerRelation:
+    """The peer relation: the app bag, this unit's bag, and `unit1=…` for controller/1."""
+    return testing.PeerRelation(
+        "db-cluster",
+        local_app_data=_filled(app.dump()) if app else {},
+        local_unit_data=_filled(own.dump()) if own else {},
+        peers_data={int(name.removeprefix("unit")): _filled(bag.dump()) for name, bag in peers.items()},
+    )
+
+
+def _filled(raw: dict[str, str]) -> dict[str, str]:
+    return {key: value for key, value in raw.items() if value}
+
+
+def app_bag(out: testing.State) -> AppBag:
+    return AppBag.parse(relation_of(out).local_app_data)
+
+
+def own_bag(out: testing.State) -> UnitBag:
+    return UnitBag.parse(relation_of(out).local_unit_data)
+
+
+def on_disk(machine: Machine) -> conf.ControllerConf:
+    return conf.parse(machine.conf.read_text())
+
+
+# From an address to a file.
+
+
+def test_the_leader_shares_its_unique_address_and_publishes_the_map(machine: Machine):
+    out = machine.run(machine.context.on.config_changed(), state(relation(), "10.0.0.4/24"))
+
+    assert own_bag(out) == UnitBag("0", "10.0.0.4")
+    assert app_bag(out).addresses == {"0": "10.0.0.4"}
+    assert app_bag(out).bootstrap_controller == "0"
+
+
+def test_a_founder_is_rendered_only_in_a_later_hook_than_the_one_that_named_it(machine: Machine):
+    first = machine.run(machine.context.on.config_changed(), state(relation(), "10.0.0.4/24"))
+    assert not machine.conf.exists()
+    assert machine.asked_for_hooks == 1
+
+    machine.run(machine.context.on.update_status(), first)
+
+    assert on_disk(machine).bootstrap_controller == "0"
+    assert on_disk(machine).cluster_uuid == app_bag(first).cluster_uuid
+
+
+def test_a_founder_named_by_a_hook_that_failed_is_never_acted_on(machine: Machine):
+    before = state(relation(), "10.0.0.4/24")
+    uuids = {app_bag(machine.run(machine.context.on.config_changed(), before)).cluster_uuid for _ in range(3)}
+
+    assert len(uuids) == 3  # Each time another one, since each time nothing of it was known;
+    assert not machine.conf.exists()  # so none may have been rendered.
+
+
+def test_a_follower_renders_what_is_published_and_says_so(machine: Machine):
+    out = machine.run(machine.context.on.config_changed(), state(relation(FOUNDED, OWN), "10.0.0.4/24", leader=False))
+
+    assert on_disk(machine) == FOUNDED.conf("0", network_latency_ms=10, extra={})
+    assert (own_bag(out).rendered, own_bag(out).digest) == (4, FOUNDED.digest())
+    assert app_bag(out) == FOUNDED
+
+
+def test_the_leader_renders_a_changed_map_in_the_same_hook(machine: Machine):
+    machine.units(0, 1, 2)
+
+    out = machine.run(
+        machine.context.on.config_changed(),
+        state(relation(FOUNDED, OWN, unit1=UnitBag("1", "10.0.0.5"), unit2=UnitBag("2", "10.0.0.6")), "10.0.0.4/24"),
+    )
+
+    assert app_bag(out).addresses == {"0": "10.0.0.4", "1": "10.0.0.5", "2": "10.0.0.6"}
+    assert on_disk(machine).db_bind_addresses == app_bag(out).addresses
+    assert on_disk(machine).generation == app_bag(out).generation == 5
+
+
+def test_the_controller_id_once_given_stays_whatever_the_unit_s_number_is(machine: Machine):
+    out = machine.run(machine.context.on.config_changed(), state(relation(own=UnitBag("9", "10.0.0.4")), "10.0.0.4/24"))
+
+    assert app_bag(out).addresses == {"9": "10.0.0.4"}
+    assert app_bag(out).units == {"9": f"{APP}/0"}
+
+
+def test_a_unit_bag_that_was_lost_takes_its_id_from_the_disk(machine: Machine):
+    machine.run(
+        machine.context.on.config_changed(),
+        state(relation(FOUNDED, UnitBag("9", "10.0.0.4")), "10.0.0.4/24", leader=False),
+    )
+
+    out = machine.run(machine.context.on.config_changed(), state(relation(FOUNDED), "10.0.0.4/24", leader=False))
+
+    assert own_bag(out).controller_id == "9"
+
+
+def test_the_file_says_the_newest_voters_and_the_latency_without_a_new_generation(machine: Machine):
+    newest = {
+        "cluster-uuid": "u-1",
+        "epoch": {"number": 1, "tag": "9f"},
+        "controller-id": "1",
+        "role": "voter",
+        "last-index": 90,
+        "voters": ["0", "1"],
+    }
+    app = dataclasses.replace(FOUNDED, db_state=json.dumps(newest))
+    given = state(relation(app, OWN), "10.0.0.4/24", leader=False, config={"network-latency-ms": 50})
+
+    machine.run(machine.context.on.config_changed(), given)
+
+    assert (on_disk(machine).db_voters, on_disk(machine).db_last_index) == (("0", "1"), 90)
+    assert (on_disk(machine).network_latency_ms, on_disk(machine).generation) == (50, 4)
+
+
+def test_only_root_may_enter_the_state_folder(machine: Machine):
+    machine.state_dir.chmod(0o755)
+
+    machine.run(machine.context.on.install(), state(None))
+
+    assert machine.state_dir.stat().st_mode & 0o777 == 0o700
+
+
+def test_the_ports_are_open(machine: Machine):
+    out = machine.run(machine.context.on.start(), state(relation(), "10.0.0.4/24"))
+
+    assert out.opened_ports == {testing.TCPPort(17666), testing.TCPPort(17070)}
+
+
+# What the operator is told about addresses.
+
+
+def test_two_addresses_block_name_both_and_the_remedy(machine: Machine):
+    out = machine.run(machine.context.on.config_changed(), state(relation(), "10.0.0.4/24", "10.0.9.4/24"))
+
+    assert out.unit_status == ops.BlockedStatus(
+        "several local-cloud addresses: 10.0.0.4 (eth0, 10.0.0.0/24); 10.0.9.4 (eth1, 10.0.9.0/24);"
+        f" run `juju bind {APP} db-cluster=<space>`"
+    )
+    assert own_bag(out).address == ""
+    assert app_bag(out).unresolved == ("0",)
+
+
+def test_it_unblocks_by_itself_when_the_binding_is_narrowed(machine: Machine):
+    blocked = machine.run(machine.context.on.config_changed(), state(relation(), "10.0.0.4/24", "10.0.9.4/24"))
+    bound = dataclasses.replace(blocked, networks=state(None, "10.0.9.4/24").networks)
+
+    first = machine.run(machine.context.on.config_changed(), bound)
+    second = machine.run(machine.context.on.update_status(), first)
+
+    assert app_bag(first).addresses == {"0": "10.0.9.4"}
+    assert on_disk(machine).own_address == "10.0.9.4"
+    assert not isinstance(second.unit_status, ops.BlockedStatus)
+
+
+def test_addresses_but_none_local_cloud_block(machine: Machine):
+    out = machine.run(machine.context.on.config_changed(), state(relation(), "8.8.8.8/24"))
+
+    assert isinstance(out.unit_status, ops.BlockedStatus)
+    assert "8.8.8.8 (eth0, 8.8.8.0/24): public" in out.unit_status.message
+
+
+def test_no_address_at_all_waits(machine: Machine):
+    out = machine.run(machine.context.on.config_changed(), state(relation()))
+
+    assert out.unit_status == ops.WaitingStatus("no address on the db-cluster binding yet")
+
+
+def test_a_failing_network_get_waits_with_juju_s_own_words_and_keeps_the_shared_address(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch
+):
+    def fail(*_: object) -> None:
+        raise ops.ModelError("ERROR no network config found for binding")
+
+    monkeypatch.setattr(ops.model.Model, "get_binding", fail)
+    out = machine.run(machine.context.on.config_changed(), state(relation(FOUNDED, OWN), leader=False))
+
+    assert out.unit_status == ops.WaitingStatus("network-get failed: ERROR no network config found for binding")
+    assert own_bag(out).address == "10.0.0.4"
+    assert on_disk(machine).own_address == "10.0.0.4"
+
+
+def test_a_second_network_card_blocks_a_running_member_but_takes_nothing_away(machine: Machine):
+    machine.controllerd.serve(members=2)
+    given = state(relation(FOUNDED, OWN, unit1=UnitBag("1", "10.0.0.5")), "10.0.0.4/24", "10.0.9.4/24")
+    machine.units(0, 1)
+
+    with machine.controllerd:
+        out = machine.run(machine.context.on.config_changed(), given)
+
+    assert isinstance(out.unit_status, ops.BlockedStatus)
+    assert own_bag(out).address == "10.0.0.4"
+    assert app_bag(out).addresses == FOUNDED.addresses
+
+
+def test_a_changed_address_of_a_member_stays_pending_and_visible(machine: Machine):
+    (machine.state_dir / "identity.json").write_text('{"cluster-uuid": "u-1", "schema": 1}')
+
+    out = machine.run(machine.context.on.config_changed(), state(relation(FOUNDED, OWN), "10.0.9.4/24", leader=False))
+
+    assert own_bag(out).address == "10.0.0.4"
+    assert isinstance(out.unit_status, ops.WaitingStatus)
+    assert "10.0.0.4 is gone and 10.0.9.4 is not taken" in out.unit_status.message
+
+
+def test_a_changed_address_of_the_named_founder_stays_pending_as_it_may_have_founded(machine: Machine):
+    named = dataclasses.replace(FOUNDED, bootstrapped=False)
+    machine.run(machine.context.on.config_changed(), state(relation(named, OWN), "10.0.0.4/24", leader=False))
+
+    out = machine.run(machine.context.on.config_changed(), state(relation(named, OWN), "10.0.9.4/24", leader=False))
+
+    assert own_bag(out).address == "10.0.0.4"
+
+
+def test_a_changed_address_of_a_unit_that_never_ran_is_taken(machine: Machine):
+    out = machine.run(machine.context.on.config_changed(), state(relation(None, OWN), "10.0.9.4/24", leader=False))
+
+    assert own_bag(out).address == "10.0.9.4"
+
+
+# Configuration.
+
+
+@pytest.mark.parametrize("latency", [4, 1001, -1])
+def test_a_latency_out_of_range_blocks_names_the_option_and_keeps_the_one_in_force(machine: Machine, latency: int):
+    good = state(relation(FOUNDED, OWN), "10.0.0.4/24", leader=False, config={"network-latency-ms": 50})
+    machine.run(machine.context.on.config_changed(), good)
+    bad = dataclasses.replace(good, config={"network-latency-ms": latency})
+
+    out = machine.run(machine.context.on.config_changed(), bad)
+
+    assert isinstance(out.unit_status, ops.BlockedStatus)
+    assert "network-latency-ms" in out.unit_status.message
+    assert on_disk(machine).network_latency_ms == 50
+
+
+# The service.
+
+
+def test_install_makes_the_service_and_hactl_and_starts_nothing(machine: Machine):
+    machine.run(machine.context.on.install(), state(None))
+
+    assert set(machine.content()) == {"bin/hactl", "system/ha-controller.service"}
+    assert machine.systemd.calls == ["daemon-reload"]
+
+
+def test_the_start_hook_starts_the_service_that_no_boot_starts(machine: Machine):
+    machine.run(machine.context.on.install(), state(None))
+
+    machine.run(machine.context.on.start(), state(relation(), "10.0.0.4/24"))
+
+    assert machine.systemd.running
+    assert "[Install]" not in machine.content()["system/ha-controller.service"].split("[Unit]")[1]
+
+
+def test_a_refresh_restarts_the_service_when_its_code_changed(machine: Machine):
+    given = state(relation(), "10.0.0.4/24")
+    machine.run(machine.context.on.start(), given)
+    (machine.charm_dir / "lib" / "controller" / "daemon.py").write_text("version = 2\n")
+    machine.systemd.calls.clear()
+
+    machine.run(machine.context.on.upgrade_charm(), given)
+
+    assert machine.systemd.calls == ["daemon-reload", "restart ha-controller.service"]
+
+
+def test_a_refresh_restarts_nothing_when_the_code_is_the_same(machine: Machine):
+    given = state(relation(), "10.0.0.4/24")
+    machine.run(machine.context.on.start(), given)
+    machine.systemd.calls.clear()
+
+    machine.run(machine.context.on.upgrade_charm(), given)
+
+    assert machine.systemd.calls == []
+
+
+def test_a_service_that_does_not_start_blocks_and_takes_the_hook_s_writes_not_down(machine: Machine):
+    machine.systemd.refuses = True
+
+    out = machine.run(machine.context.on.start(), state(relation(), "10.0.0.4/24"))
+
+    assert isinstance(out.unit_status, ops.BlockedStatus)
+    assert "journalctl -u ha-controller.service" in out.unit_status.message
+    assert own_bag(out).address == "10.0.0.4"
+
+
+def test_the_reader_is_nudged_once_when_the_file_changed_and_not_when_it_did_not(machine: Machine):
+    machine.controllerd.serve()
+    given = state(relation(FOUNDED, OWN), "10.0.0.4/24", leader=False)
+
+    with machine.controllerd:
+        out = machine.run(machine.context.on.config_changed(), given)
+        machine.run(machine.context.on.config_changed(), out)
+
+    assert machine.controllerd.requests.count("POST /reload") == 1
+
+
+def test_after_a_nudge_the_hook_waits_for_the_node_and_publishes_what_it_became(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("controlsocket.SERVING_TIMEOUT_SECONDS", 5.0)
+    machine.controllerd.serves_after = 3
+
+    with machine.controllerd:
+        out = machine.run(
+            machine.context.on.config_changed(), state(relation(FOUNDED, OWN), "10.0.0.4/24", leader=False)
+        )
+
+    assert out.unit_status == ops.ActiveStatus("leader, 1/1 nodes")
+    assert json.loads(own_bag(out).db_state) == machine.controllerd.db_state
+
+
+def test_a_unit_that_its_conf_does_not_name_waits_for_nothing(machine: Machine, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("controlsocket.SERVING_TIMEOUT_SECONDS", 60.0)
+    others = dataclasses.replace(FOUNDED, addresses={"1": "10.0.0.5"})
+
+    out = machine.run(machine.context.on.config_changed(), state(relation(others, OWN), "10.0.0.4/24", leader=False))
+
+    assert out.unit_status == ops.WaitingStatus("waiting for the leader to publish this unit's address")
+
+
+# Trouble in the bags and on the disk.
+
+
+def test_a_file_ahead_of_what_is_published_stays_and_is_told_to_the_leader(machine: Machine):
+    ahead = dataclasses.replace(FOUNDED, generation=7, addresses={"0": "10.0.0.4"})
+    machine.run(machine.context.on.config_changed(), state(relation(ahead, OWN), "10.0.0.4/24", leader=False))
+
+    out = machine.run(machine.context.on.config_changed(), state(relation(FOUNDED, OWN), "10.0.0.4/24", leader=False))
+
+    assert on_disk(machine).generation == 7
+    assert own_bag(out).rendered == 7
+    assert isinstance(out.unit_status, ops.WaitingStatus)
+    assert "backwards" in out.unit_status.message
+
+
+def test_a_torn_file_is_repaired_by_the_next_hook(machine: Machine):
+    given = state(relation(FOUNDED, OWN), "10.0.0.4/24", leader=False)
+    out = machine.run(machine.context.on.config_changed(), given)
+    machine.conf.write_text('schema: 1\ncontroller-id: "0')
+
+    machine.run(machine.context.on.update_status(), out)
+
+    assert on_disk(machine).generation == 4
+
+
+def test_an_app_bag_of_a_newer_charm_blocks_and_leaves_the_file_alone(machine: Machine):
+    given = state(relation(FOUNDED, OWN), "10.0.0.4/24", leader=False)
+    out = machine.run(machine.context.on.config_changed(), given)
+    before = machine.conf.read_text()
+    newer = dict(relation_of(out).local_app_data) | {"schema": "2", "generation": "9"}
+
+    out = machine.run(machine.context.on.update_status(), with_relation(out, local_app_data=newer))
+
+    assert machine.conf.read_text() == before
+    assert isinstance(out.unit_status, ops.BlockedStatus)
+    assert "refresh this unit" in out.unit_status.message
+
+
+def test_a_leader_that_cannot_read_the_app_bag_does_not_overwrite_it(machine: Machine):
+    newer = {"schema": "2", "generation": "9"}
+
+    out = machine.run(
+        machine.context.on.update_status(),
+        with_relation(state(relation(None, OWN), "10.0.0.4/24"), local_app_data=newer),
+    )
+
+    assert relation_of(out).local_app_data == newer
+
+
+def test_a_unit_whose_id_departed_is_told_so(machine: Machine):
+    gone = dataclasses.replace(FOUNDED, addresses={"1": "10.0.0.5"}, departed=("0",))
+
+    out = machine.run(machine.context.on.update_status(), state(relation(gone, OWN), "10.0.0.4/24", leader=False))
+
+    assert isinstance(out.unit_status, ops.BlockedStatus)
+    assert "remove this unit, add another" in out.unit_status.message
+
+
+# Leaving.
+
+
+def test_a_departing_unit_publishes_and_renders_nothing_not_even_as_leader(machine: Machine):
+    machine.units(1, dying=(0,))
+    given = state(relation(FOUNDED, unit1=UnitBag("1", "10.0.0.9")), "10.0.0.4/24")
+
+    out = machine.run(machine.context.on.update_status(), given)
+
+    assert relation_of(out) == relation_of(given)
+    assert machine.content() == {}
+    assert out.unit_status == ops.MaintenanceStatus("leaving the cluster")
+
+
+def test_a_unit_that_hears_of_its_own_departure_first_publishes_nothing(machine: Machine):
+    machine.be_unit(1)
+    machine.units(0, 1)  # Goal-state may be older than the event.
+    peers = relation(FOUNDED, unit0=UnitBag("0", "10.0.0.9"))
+    given = state(peers, "10.0.0.5/24")
+    event = machine.context.on.relation_departed(peers, remote_unit=0, departing_unit=1)
+
+    out = machine.run(event, given)
+
+    assert relation_of(out).local_app_data == peers.local_app_data
+    assert machine.content() == {}
+
+
+def test_the_departure_of_another_unit_is_published_by_the_leader(machine: Machine):
+    peers = relation(FOUNDED, OWN)
+    event = machine.context.on.relation_departed(peers, remote_unit=1, departing_unit=1)
+
+    out = machine.run(event, state(peers, "10.0.0.4/24"))
+
+    assert app_bag(out).departed == ("1",)
+    assert app_bag(out).addresses == {"0": "10.0.0.4"}
+    assert on_disk(machine).departed == ("1",)
+
+
+def test_stop_leaves_the_cluster_and_then_stops_the_service(machine: Machine):
+    machine.run(machine.context.on.start(), state(relation(), "10.0.0.4/24"))
+    machine.systemd.calls.clear()
+
+    with machine.controllerd:
+        out = machine.run(machine.context.on.stop(), state(None))
+
+    assert machine.controllerd.requests == ["POST /leave"]
+    assert machine.systemd.calls == ["stop ha-controller.service"]
+    assert out.unit_status == ops.MaintenanceStatus("controllerd stopped")
+
+
+def test_stop_goes_on_when_nobody_answers(machine: Machine):
+    machine.run(machine.context.on.start(), state(relation(), "10.0.0.4/24"))
+
+    machine.run(machine.context.on.stop(), state(None))
+
+    assert not machine.systemd.running
+    assert any("did not leave the cluster" in line.message for line in machine.context.juju_log)
+
+
+def test_remove_takes_the_service_away_and_keeps_the_data_aside(machine: Machine):
+    machine.run(machine.context.on.start(), state(relation(), "10.0.0.4/24"))
+    (machine.state_dir / "precious").write_text("data")
+
+    machine.run(machine.context.on.remove(), state(None))
+    machine.run(machine.context.on.remove(), state(None))
+
+    assert not machine.systemd.running
+    (aside,) = machine.content()
+    assert aside.startswith("state.removed-")
+    assert aside.endswith("/precious")
+
+
+# Statuses, version and the action.
+
+
+def test_active_means_a_member_of_a_cluster_with_a_leader(machine: Machine):
+    machine.controllerd.serve(members=3)
+
+    with machine.controllerd:
+        out = machine.run(
+            machine.context.on.update_status(), state(relation(FOUNDED, OWN), "10.0.0.4/24", leader=False)
+        )
+
+    assert out.unit_status == ops.ActiveStatus("leader, 3/3 nodes")
+    assert out.workload_version == "1.18.7"
+
+
+def test_without_a_leader_the_unit_is_not_active(machine: Machine):
+    machine.controllerd.serve(leader=None)
+
+    with machine.controllerd:
+        out = machine.run(
+            machine.context.on.update_status(), state(relation(FOUNDED, OWN), "10.0.0.4/24", leader=False)
+        )
+
+    assert isinstance(out.unit_status, ops.WaitingStatus)
+
+
+def test_the_leader_sums_the_cluster_up_for_the_application(machine: Machine):
+    machine.controllerd.serve(members=3)
+
+    with machine.controllerd:
+        out = machine.run(machine.context.on.update_status(), state(relation(FOUNDED, OWN), "10.0.0.4/24", leader=True))
+
+    assert out.app_status == ops.ActiveStatus("3 voters; may lose 1")
+
+
+def test_get_cluster_answers_flat_and_as_json(machine: Machine):
+    machine.controllerd.serve(members=3)
+
+    with machine.controllerd:
+        machine.run(machine.context.on.action("get-cluster"), state(relation(FOUNDED, OWN), "10.0.0.4/24"))
+
+    results = machine.context.action_results
+    assert results is not None
+    assert (results["health"], results["ha"], results["may-lose"]) == ("healthy", "true", "1")
+    assert (results["members"], results["voters"], results["leader"]) == ("3", "3", "0")
+    assert json.loads(results["json"]) == machine.controllerd.status
+
+
+def test_get_cluster_changes_no_status_no_file_and_no_bag(machine: Machine):
+    given = dataclasses.replace(
+        state(relation(FOUNDED, OWN), "10.0.0.4/24"), unit_status=testing.BlockedStatus("several addresses")
+    )
+    machine.controllerd.serve()
+
+    with machine.controllerd:
+        out = machine.run(machine.context.on.action("get-cluster"), given)
+
+    assert out.unit_status == given.unit_status
+    assert relation_of(out) == relation_of(given)
+    assert machine.content() == {}
+
+
+def test_get_cluster_fails_with_a_remedy_when_controllerd_is_silent(machine: Machine):
+    with pytest.raises(testing.ActionFailed, match="journalctl"):
+        machine.run(machine.context.on.action("get-cluster"), state(relation(FOUNDED, OWN), "10.0.0.4/24"))
+
+
+def test_controllerd_may_ask_for_a_hook_of_its_own(machine: Machine):
+    with machine.context(
+        machine.context.on.update_status(), state(relation(FOUNDED, OWN), "10.0.0.4/24", leader=False)
+    ) as manager:
+        manager.charm.on.db_state_changed.emit()
+
+        assert on_disk(machine).generation == 4
+
+
+# Running any hook again changes nothing.
+
+
+@pytest.mark.parametrize("name", ["config_changed", "start", "update_status", "upgrade_charm", "leader_elected"])
+@pytest.mark.parametrize("leader", [True, False], ids=["leader", "follower"])
+def test_replaying_a_hook_changes_no_file_and_no_databag(machine: Machine, name: str, leader: bool):
+    machine.units(0, 1)
+    machine.controllerd.serve(members=2)
+    event = getattr(machine.context.on, name)()
+    given = state(relation(FOUNDED, OWN, unit1=UnitBag("1", "10.0.0.5")), "10.0.0.4/24", leader=leader)
+
+    with machine.controllerd:
+        once = machine.run(event, given)
+        files = {path: (text, (machine.root / path).stat().st_mtime_ns) for path, text in machine.content().items()}
+        machine.systemd.calls.clear()
+        twice = machine.run(event, once)
+
+    assert relation_of(twice) == relation_of(once)
+    after = {path: (text, (machine.root / path).stat().st_mtime_ns) for path, text in machine.content().items()}
+    assert after == files
+    assert machine.systemd.calls == []
+    assert twice.unit_status == once.unit_status
