@@ -57,9 +57,12 @@ def _play(tells: Teller, findings: Findings) -> None:
                 _note(tells, findings, "the story can be told to its end", failed)
                 for line in stage.evidence():
                     tells.say(line)
-            story.count_rows()
+            try:
+                story.count_rows()
+            except Failed as failed:
+                _note(tells, findings, "every row can be read back", failed)
     except Failed as failed:
-        _note(tells, findings, "the stage stands", failed)
+        _note(tells, findings, "localjuju starts", failed)
 
 
 def _note(tells: Teller, findings: Findings, name: str, failed: Failed) -> None:

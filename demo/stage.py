@@ -17,8 +17,11 @@ from pathlib import Path
 from typing import IO, Any, Self
 
 import msgspec
+from localjuju.client import Client, ClientError
 
 from controller import statusview
+from dbaccessor import confsocket
+from dbaccessor.dqlite import nodedir
 from demo import history
 from demo.telling import Teller
 
@@ -26,12 +29,8 @@ ROOT = Path(__file__).parents[1]
 APP = "controller"
 
 _SERVICE = "ha-controller.service"
-_LAST_INDEX = (
-    "import pathlib; from dbaccessor.dqlite import nodedir;"
-    "print(nodedir.last_index_on_disk(pathlib.Path('/var/lib/ha-controller/dqlite')))"
-)
 
-_POLL_SECONDS = 0.1
+_POLL_SECONDS = 0.2
 _VERB_SECONDS = 60.0
 
 
@@ -53,6 +52,7 @@ class Stage:
         self._teller = teller
         # Only named here: bootstrap makes it, and whoever ends the run removes it.
         self._home = Path(tempfile.gettempdir()) / f"ha-controller-demo-{secrets.token_hex(4)}"
+        self._client = Client(self._home)
         self._outsider: subprocess.Popen[bytes] | None = None
         self._events_file: IO[bytes] | None = None
         self._events: dict[str, list[dict[str, Any]]] = {}
@@ -76,24 +76,24 @@ class Stage:
         if self._outsider is not None:
             self._outsider.kill()
             self._outsider.wait()
-        with contextlib.suppress(subprocess.TimeoutExpired, OSError):
-            subprocess.run(self._command("destroy"), capture_output=True, timeout=_VERB_SECONDS, check=False)
+        with contextlib.suppress(ClientError):
+            self._client.destroy()
         if self._events_file is not None:
             self._events_file.close()
         shutil.rmtree(self._home, ignore_errors=True)
 
     # Juju's words
 
-    def _command(self, *words: str) -> list[str]:
-        return [str(ROOT / "scripts" / "localjuju"), "--home", str(self._home), *words]
+    def juju(self, *words: str) -> str:
+        """Type one verb as a person would and return what it printed. Raises Failed."""
+        self._teller.typed(f"scripts/localjuju {' '.join(words)}")
+        # What that script does, without looking at the machine's packages again.
+        return self._run([sys.executable, "-m", "localjuju.cli", "--home", str(self._home), *words], words[0])
 
-    def juju(self, *words: str, show: bool = True) -> str:
-        """Run one verb as a person would and return what it printed. Raises Failed."""
-        if show:
-            self._teller.typed(f"scripts/localjuju {' '.join(words)}")
+    def _run(self, line: list[str], what: str) -> str:
         try:
             done = subprocess.run(
-                self._command(*words),
+                line,
                 capture_output=True,
                 text=True,
                 timeout=_VERB_SECONDS,
@@ -102,14 +102,20 @@ class Stage:
                 start_new_session=True,  # Ctrl-C is for the demo alone, which then undoes what it did.
             )
         except subprocess.TimeoutExpired as error:
-            raise Failed(f"localjuju {' '.join(words)} did not end within {_VERB_SECONDS:g} s") from error
+            raise Failed(f"{what} did not end within {_VERB_SECONDS:g} s") from error
         if done.returncode:
-            raise Failed(f"localjuju {' '.join(words)} failed: {done.stderr.strip() or done.stdout.strip()}")
+            raise Failed(f"{what} failed: {done.stderr.strip() or done.stdout.strip()}")
         return done.stdout
+
+    def _ask(self, verb: str, **parameters: Any) -> Any:
+        try:
+            return self._client.call(verb, **parameters)
+        except ClientError as error:
+            raise Failed(f"localjuju {verb}: {error}") from error
 
     def units(self) -> dict[str, dict[str, Any]]:
         """Return the application's units as `juju status --format json` shows them."""
-        status = json.loads(self.juju("status", "--format", "json", show=False))
+        status = self._ask("status")
         units = status["applications"].get(APP, {}).get("units") or {}
         addresses = {name: unit.get("public-address", "") for name, unit in units.items()}
         if addresses != self._known_addresses:
@@ -117,12 +123,11 @@ class Stage:
         return dict(units)
 
     def hactl(self, unit: str) -> statusview.Status | None:
-        """Return what `hactl status` says on `unit`, or None while nobody answers there."""
-        words = ["exec", "--unit", unit, "--", "hactl", "status", "--format", "json"]
-        done = subprocess.run(self._command(*words), capture_output=True, timeout=_VERB_SECONDS, check=False, cwd=ROOT)
+        """Return what `hactl status` shows on `unit`, or None while nobody answers there."""
         try:
-            return statusview.parse(done.stdout)
-        except statusview.BadStatus:
+            _, body = confsocket.request(self._state_dir(unit) / confsocket.CONTROL, "GET", "/status")
+            return statusview.parse(body)
+        except (confsocket.NoSocket, confsocket.SocketTimeout, statusview.BadStatus):
             return None
 
     def service_started(self, unit: str) -> float:
@@ -135,17 +140,31 @@ class Stage:
 
     def last_index(self, unit: str) -> int:
         """Return how far the raft log on the unit's disk reaches."""
-        return int(self._on(unit, sys.executable, "-c", _LAST_INDEX))
+        return nodedir.last_index_on_disk(self._state_dir(unit) / "dqlite")
+
+    def _state_dir(self, unit: str) -> Path:
+        """Return the unit's state folder as this process can reach it.
+
+        A process started on the unit for each look would cost more than what is looked at.
+        """
+        run = self._client.home.read_run()
+        if run is None:
+            raise Failed("the run of localjuju has ended")
+        pid = self._ask("enter", unit=unit)["pid"]
+        return Path(f"/proc/{run.init}/root/proc/{pid}/root/var/lib/ha-controller")
 
     def _on(self, unit: str, *words: str) -> str:
-        return self.juju("exec", "--unit", unit, "--", *words, show=False)
+        try:
+            return self._run(self._client.on_unit(unit, words), f"{words[0]} on {unit}")
+        except ClientError as error:
+            raise Failed(f"{words[0]} on {unit}: {error}") from error
 
     # The outsider
 
     def _start_outsider(self) -> None:
         self._events_file = tempfile.TemporaryFile()  # noqa: SIM115 (closed by __exit__)
         self._outsider = subprocess.Popen(
-            self._command("shell", "--", sys.executable, "-m", "demo.outsider"),
+            self._client.inside(["env", f"PYTHONPATH={ROOT}", sys.executable, "-m", "demo.outsider"]),
             stdin=subprocess.PIPE,
             stdout=self._events_file,
             cwd=ROOT,
@@ -189,7 +208,7 @@ class Stage:
         """Tell the outsider where controllers are, as the charm's leader published it."""
         book = self._published(next(iter(addresses), ""), "db-bind-addresses")
         self.outsider("addresses", map=book)
-        # Known only when all are there: a unit that has not published yet is asked for again.
+        # Known only when all are in it: one that has not published yet will be soon.
         if len(book) == len(addresses):
             self._known_addresses = addresses
 
@@ -204,7 +223,7 @@ class Stage:
         """Return a map that the charm's leader keeps in the application's databag, as `unit` reads it."""
         if not unit:
             return {}
-        shown = json.loads(self.juju("show-unit", unit, "--format", "json", show=False))
+        shown = self._ask("show-unit", unit=unit)
         for relation in shown[unit].get("relation-info", []):
             if relation["endpoint"] == "db-cluster":
                 return dict(json.loads(relation.get("application-data", {}).get(key, "{}")))
@@ -234,5 +253,5 @@ class Stage:
                 workload = unit["workload-status"]
                 yield f"{name}: {workload['current']}: {workload.get('message', '')}"
         with contextlib.suppress(Failed):
-            yield from self.juju("debug-log", "--limit", "40", show=False).splitlines()
+            yield from self.juju("debug-log", "--limit", "40").splitlines()
         yield from (f"refused: {a.reason}" for a in self.attempts()[-3:] if a.reason)

@@ -16,7 +16,7 @@ _FAILOVER_LIMIT_MS = 1000.0
 _THREE_VOTERS_LIMIT_SECONDS = 10.0
 
 # Deadlines: generous, because they only bound a failure. What is promised is checked as a number.
-_HOOKS_SECONDS = 90.0
+_HOOKS_SECONDS = 180.0
 _RECOVER_SECONDS = 30.0
 
 
