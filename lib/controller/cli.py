@@ -53,9 +53,7 @@ def _print_version(wanted: bool) -> None:
 @app.callback()
 def options(
     context: typer.Context,
-    state_dir: Annotated[
-        Path, typer.Option(help="Where controllerd keeps its sockets.", file_okay=False)
-    ] = STATE_DIR,
+    state_dir: Annotated[Path, typer.Option(help="Where controllerd keeps its sockets.", file_okay=False)] = STATE_DIR,
     version: Annotated[
         bool,
         typer.Option("--version", help="Print the version and exit.", callback=_print_version, is_eager=True),

@@ -195,8 +195,8 @@ def main(arguments: list[str] | None = None) -> int:
         log.error("%s", error)
         return 1
     except BaseExceptionGroup as group:
-        for error in group.exceptions:
-            log.error("controllerd ends: %s", error, exc_info=error)
+        for member in group.exceptions:
+            log.error("controllerd ends: %s", member, exc_info=member)
         return 1
     return 0
 

@@ -127,15 +127,11 @@ def lines(status: Status, now: datetime.datetime) -> Iterator[Text]:
     if status.conf.problem:
         yield Text(f"  a newer controller.conf was refused: {status.conf.problem}", style="red")
     if not status.dqlite_proven:
-        yield Text(
-            f"  this project's tests were never run on libdqlite {status.dqlite_version}", style="yellow"
-        )
+        yield Text(f"  this project's tests were never run on libdqlite {status.dqlite_version}", style="yellow")
     yield Text()
     yield from _cluster(status.cluster)
     if status.conf.db_unresolved:
-        yield Text(
-            f"  without an address yet: controller {', '.join(status.conf.db_unresolved)}", style="yellow"
-        )
+        yield Text(f"  without an address yet: controller {', '.join(status.conf.db_unresolved)}", style="yellow")
     for wait in status.waits:
         yield Text()
         yield from _wait(wait, now)
@@ -154,9 +150,7 @@ def _title(status: Status, now: datetime.datetime) -> Text:
 
 
 def _generation(conf: Conf) -> str:
-    return (
-        "no configuration yet" if conf.generation is None else f"configuration generation {conf.generation}"
-    )
+    return "no configuration yet" if conf.generation is None else f"configuration generation {conf.generation}"
 
 
 def _cluster(cluster: Cluster | None) -> Iterator[Text]:

@@ -209,8 +209,7 @@ def _whose_data(view: View, conf: ControllerConf, identity: Identity) -> Action 
 
 
 def _newer_epoch(view: View, identity: Identity) -> Epoch | None:
-    heard = [p.epoch for p in view.peers if p.answers and p.same_cluster and p.epoch is not None and p.holds_data]
-    heard += [p.superseded for p in view.peers if p.answers and p.same_cluster and p.superseded is not None]
+    heard = [e for p in view.peers if p.answers and p.same_cluster for e in (p.epoch, p.superseded)]
     newer = [e for e in heard if e is not None and e.number > identity.epoch.number]
     return max(newer, key=lambda e: e.number, default=None)
 

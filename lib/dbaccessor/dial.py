@@ -170,7 +170,8 @@ class Dialer:
             async with asyncio.timeout(self.timing.ask_seconds):
                 _, writer, answer = await self._open(ip, self.caller.hello("identity"))
         except (OSError, TimeoutError) as error:
-            raise DialError(f"{ip} port {self.book.port} does not answer: {error or 'no answer in time'}") from error
+            reason = str(error) or "no answer in time"
+            raise DialError(f"{ip} port {self.book.port} does not answer: {reason}") from error
         writer.close()
         if answer.controller_id:
             self.saw(answer.controller_id)
@@ -187,7 +188,7 @@ class Dialer:
             async with asyncio.timeout(self.timing.connect_seconds):
                 reader, writer, answer = await self._open(ip, self.caller.hello("client", target=name))
         except (OSError, TimeoutError) as error:
-            raise DialError(f"{name} at {ip} does not answer: {error or 'no answer in time'}") from error
+            raise DialError(f"{name} at {ip} does not answer: {str(error) or 'no answer in time'}") from error
         if not answer.accepted:
             writer.close()
             raise RefusedByPeer(f"{name} refuses: {answer.reason}", answer)

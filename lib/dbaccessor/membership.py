@@ -12,10 +12,9 @@ import logging
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
-from dbaccessor.database import Database
-
 from dbaccessor import errors, registry
 from dbaccessor.conf import ControllerConf
+from dbaccessor.database import Database
 from dbaccessor.dqlite import cluster
 from dbaccessor.dqlite.connection import Connection, Member, Role
 from dbaccessor.identity import controller_of
@@ -182,7 +181,8 @@ class Membership:
     def _answering_ids(self, members: Iterable[Member], now: Leading) -> frozenset[int]:
         fresh = asyncio.get_running_loop().time() - _FRESH_SECONDS
         surely = {now.dqlite_id, *(i for i, at in self._added.items() if at > fresh)}
-        return frozenset(m.dqlite_id for m in members if m.dqlite_id in surely or controller_of(m.name) in now.answering)
+        answers = {m.dqlite_id for m in members if controller_of(m.name) in now.answering}
+        return frozenset(answers | surely)
 
     async def _watch_roles(self, now: Leading, connection: Connection, members: tuple[Member, ...]) -> None:
         clock = asyncio.get_running_loop().time()
@@ -224,4 +224,3 @@ def removal_problem(members: Iterable[Member], leaving: Member, answering: froze
 
 def _own_controller(members: Iterable[Member], dqlite_id: int) -> str:
     return next((controller_of(m.name) for m in members if m.dqlite_id == dqlite_id), "")
-

@@ -1,9 +1,14 @@
 """Which SQL may be sent to a node at all: the check that every statement passes before its bytes leave (C15).
 
-A client can kill a node: a row-returning write (`... RETURNING`) leaves a lock behind, and the next write on
-that connection aborts the process that embeds the node. Dqlite also ignores surplus parameters, reads missing
-ones as NULL, and cuts text at NUL, each without a word. So a statement is split into tokens here, and
-anything doubtful is Refused.
+A client can kill a node, and libdqlite 1.18.7 does not defend itself (each of these was tried):
+
+| statement | what happens |
+|---|---|
+| a row-returning write (`... RETURNING`) through Exec | its lock stays; the next write, or closing, aborts |
+| reading a text from a column declared BOOLEAN, a number or blob from a DATE | aborts, at each reader anew |
+
+Besides, Dqlite ignores surplus parameters, reads missing ones as NULL, and cuts text at NUL, each without a word.
+So a statement is split into tokens here, and anything doubtful is Refused.
 """
 
 from __future__ import annotations
@@ -68,6 +73,9 @@ _PRAGMAS_ALONE = frozenset(
     }
     | {"SCHEMA_VERSION", "USER_VERSION"}
 )
+# Dqlite reports values of columns declared so in a form of their own, and asserts that they have the one
+# type.
+_DEADLY_TYPES = frozenset({"BOOLEAN", "DATE", "DATETIME", "TIMESTAMP"})
 _AFTER_WITH = frozenset({"SELECT", "VALUES", "INSERT", "REPLACE", "UPDATE", "DELETE"})
 
 # The pieces of SQLite's grammar of tokens that matter here. A quote inside quotes is doubled; an unterminated
@@ -110,63 +118,77 @@ def _read_known(sql: str) -> Statement:
     return _read(sql)
 
 
+@dataclass(frozen=True)
+class _Token:
+    kind: str
+    text: str
+    """Words in capitals, quoted names without their quotes, everything else as it stands."""
+    depth: int
+    """How many parentheses are open around it."""
+
+
 def _read(sql: str) -> Statement:
     problem = _text_problem(sql)
     if problem:
         raise errors.Refused(f"the statement {problem}")
-    if len(sql) > MAX_SQL_BYTES or len(sql.encode()) > MAX_SQL_BYTES:
+    if len(sql.encode()) > MAX_SQL_BYTES:
         raise errors.Refused(f"the statement is longer than {MAX_SQL_BYTES} bytes")
-    words: list[tuple[str, int]] = []
-    depth = parameters = others = 0
-    ended = False
-    for token in _TOKEN.finditer(sql):
-        kind, text = token.lastgroup, token[0]
-        if kind == "space":
-            continue
-        if ended and kind != "end":
-            raise errors.Refused("several statements in one text; send them one by one")
-        match kind:
-            case "open":
-                raise errors.Refused(f"the statement ends inside {text} quotes")
-            case "end":
-                # Inside CREATE TRIGGER ... BEGIN ... END semicolons separate the trigger's own statements.
-                ended = not _inside_trigger(words)
-            case "mark":
-                if text != "?":
-                    raise errors.Refused(f"the parameter {text} is numbered; write a plain ? for each value")
-                parameters += 1
-            case "named":
-                raise errors.Refused(f"the parameter {text} is named; write a plain ? for each value")
-            case "word":
-                words.append((text.upper(), depth))
-            case "other":
-                others += 1
-                depth += (text == "(") - (text == ")")
-            case _:
-                pass
+    tokens = _split(sql)
+    words = [token for token in tokens if token.kind == "word"]
     if not words:
         raise errors.Refused("the statement is empty")
-    if parameters > MAX_PARAMETERS:
-        raise errors.Refused(f"the statement has {parameters} parameters; more than {MAX_PARAMETERS} are not possible")
-    if any(word == "RETURNING" for word, _ in words):
+    if any(token.text == "RETURNING" for token in words):
         raise errors.Refused(
             "RETURNING is not possible: a node can be killed by it; query in the same transaction instead "
             '(a column of that name must be quoted: "returning")'
         )
     verb = _verb(words)
     if verb == "PRAGMA":
-        _check_pragma(words, alone=others == 0)
+        _check_pragma(words, alone=len(words) == len(tokens))
+    if verb in ("CREATE", "ALTER"):
+        _check_columns(tokens)
+    parameters = sum(token.kind == "mark" for token in tokens)
+    if parameters > MAX_PARAMETERS:
+        raise errors.Refused(f"{parameters} parameters are more than the {MAX_PARAMETERS} that are possible")
     return Statement(verb, _kind(verb), parameters)
 
 
-def _verb(words: Sequence[tuple[str, int]]) -> str:
+def _split(sql: str) -> list[_Token]:
+    """Return the tokens of the only statement in `sql`, without spaces, comments and its closing semicolon."""
+    tokens: list[_Token] = []
+    depth = 0
+    ended = False
+    for match in _TOKEN.finditer(sql):
+        kind, text = match.lastgroup or "", match[0]
+        if kind == "space":
+            continue
+        if kind == "end":
+            # Inside CREATE TRIGGER ... BEGIN ... END semicolons separate the trigger's own statements.
+            ended = not _inside_trigger(tokens)
+            continue
+        if ended:
+            raise errors.Refused("several statements in one text; send them one by one")
+        if kind == "open":
+            raise errors.Refused(f"the statement ends inside {text} quotes")
+        if kind == "named" or (kind == "mark" and text != "?"):
+            raise errors.Refused(f"the parameter {text} has a name or a number; write a plain ? for each value")
+        if kind == "word":
+            text = text.upper()
+        elif kind == "quoted":
+            text = text[1:-1]
+        depth += (text == "(") - (text == ")") if kind == "other" else 0
+        tokens.append(_Token(kind, text, depth))
+    return tokens
+
+
+def _verb(words: Sequence[_Token]) -> str:
     """Return the word that says what is done: behind WITH it is the first one outside parentheses."""
-    first = words[0][0]
+    first = words[0].text
     if first != "WITH":
         return first
-    for word, depth in words[1:]:
-        if depth == 0 and word in _AFTER_WITH:
-            return word
+    for word in words[1:]:
+        if word.depth == 0 and word.text in _AFTER_WITH:
+            return word.text
     raise errors.Refused("a statement that begins with WITH and does nothing")
 
 
@@ -180,18 +202,40 @@ def _kind(verb: str) -> Kind:
     raise errors.Refused(f"{verb} is not a statement that can be sent")
 
 
-def _check_pragma(words: Sequence[tuple[str, int]], *, alone: bool) -> None:
-    name = words[1][0] if len(words) > 1 else "without a name"
+def _check_pragma(words: Sequence[_Token], *, alone: bool) -> None:
+    name = words[1].text if len(words) > 1 else "without a name"
     if name not in _PRAGMAS_OF_A_NAME and not (name in _PRAGMAS_ALONE and alone):
         raise errors.Refused(f"PRAGMA {name.lower()} is not possible here, or not with a value")
 
 
-def _inside_trigger(words: Sequence[tuple[str, int]]) -> bool:
+def _check_columns(tokens: Sequence[_Token]) -> None:
+    """Refuse column types on which a node aborts as soon as a value of another type is read from the column.
+
+    The type is the second name of a column's definition, which stands behind "(", ",", ADD or COLUMN.
+    """
+    if not {"TABLE", "ALTER"} & {token.text for token in tokens[:3] if token.kind == "word"}:
+        return
+    for before, column, declared in zip(tokens, tokens[1:], tokens[2:], strict=False):
+        if (
+            before.text in ("(", ",", "ADD", "COLUMN")
+            and column.kind in ("word", "quoted")
+            and declared.kind in ("word", "quoted")
+            and declared.text.upper() in _DEADLY_TYPES
+        ):
+            raise errors.Refused(
+                f"column {column.text.lower()}: the type {declared.text.upper()} is not possible: a node is killed by "
+                "reading a value of another type from it, and tells NULL as 0 or ''; declare INTEGER or TEXT"
+            )
+
+
+def _inside_trigger(tokens: Sequence[_Token]) -> bool:
     """True between the BEGIN and the END of CREATE TRIGGER. CASE has an END of its own."""
-    plain = [word for word, _ in words]
-    if plain[:1] != ["CREATE"] or "TRIGGER" not in plain[:3] or "BEGIN" not in plain:
+    if not tokens or tokens[0].text != "CREATE":
         return False
-    body = plain[plain.index("BEGIN") + 1 :]
+    words = [token.text for token in tokens if token.kind == "word"]
+    if "TRIGGER" not in words[:3] or "BEGIN" not in words:
+        return False
+    body = words[words.index("BEGIN") + 1 :]
     return body.count("END") <= body.count("CASE")
 
 

@@ -16,11 +16,11 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
-from dbaccessor.database import Database
 
 from dbaccessor import decide as policy
 from dbaccessor import dial, errors, goodbye, reconfigure, registry, report, timing
 from dbaccessor.conf import FILE_NAME, ConfReader, ControllerConf
+from dbaccessor.database import Database
 from dbaccessor.dqlite import node as dqlite_node
 from dbaccessor.dqlite import nodedir
 from dbaccessor.identity import DbState, Epoch, Identity, Store, node_name

@@ -17,6 +17,7 @@ import yaml
 from dbaccessor import confsocket
 
 LIB = Path(__file__).parents[2] / "lib"
+CRASHING = Path(__file__).parent / "crashing_controllerd.py"
 
 
 class Cluster:
@@ -68,12 +69,14 @@ class Cluster:
         temporary.rename(self.state_dir(n) / "controller.conf")
         confsocket.reload(self.state_dir(n))
 
-    def start(self, *numbers: int) -> None:
+    def start(self, *numbers: int, crash: tuple[str, int] | None = None) -> None:
+        """Start controllers. `crash`: SIGKILL itself at that durable step after that file (crashing_controllerd)."""
+        program = [str(CRASHING), crash[0], str(crash[1])] if crash is not None else ["-m", "controller.daemon"]
         for n in numbers:
             self.state_dir(n).mkdir(mode=0o700, parents=True, exist_ok=True)
             with (self.root / f"{n}.log").open("ab") as log:
                 self._processes[n] = subprocess.Popen(
-                    [sys.executable, "-m", "controller.daemon", "--state-dir", str(self.state_dir(n))],
+                    [sys.executable, *program, "--state-dir", str(self.state_dir(n))],
                     stderr=log,
                     env={**os.environ, "PYTHONPATH": str(LIB)},
                 )

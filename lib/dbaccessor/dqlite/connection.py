@@ -8,6 +8,7 @@ caller learns is NotReady where the request could not have changed anything, Ind
 from __future__ import annotations
 
 import asyncio
+import re
 from dataclasses import dataclass
 from types import TracebackType
 from typing import TypeVar
@@ -25,6 +26,9 @@ _CHUNK = 64 * 1024
 # What the engine says when a row-returning write came through Exec. The write lock stays behind on that
 # connection.
 _ROWS_YIELDED = "rows yielded"
+
+# "" and ":memory:" are SQLite's names for databases that are no files; opening one kills the node.
+_DATABASE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 
 _R = TypeVar("_R", bound=wire.Response)
 
@@ -110,6 +114,8 @@ class Connection:
         """Open the only database that this connection will ever have. Only the leader can; it creates a
         missing one.
         """
+        if not _DATABASE_NAME.fullmatch(name):
+            raise errors.Refused(f"{name!r} is no name for a database: letters, digits, '.', '_' and '-', up to 128")
         await self._ask(RequestType.OPEN, (name, 0, ""), wire.Database, deadline_seconds)
 
     async def execute(self, sql: str, params: Parameters = (), *, deadline_seconds: float | None = None) -> Result:
@@ -136,6 +142,10 @@ class Connection:
                 rows += part.rows
                 if part.done:
                     return Rows(part.columns, tuple(rows))
+                if not part.rows:
+                    # A node that cannot fit the names of the columns into a page sends them again and again.
+                    self.close()
+                    raise errors.Refused("the names of the columns are too long: together they must fit 4 KiB")
                 if self._received > MAX_RESULT_BYTES:
                     self.close()
                     raise errors.Refused(f"the result is larger than {MAX_RESULT_BYTES} bytes; ask for less at a time")

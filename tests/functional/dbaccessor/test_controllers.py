@@ -1,4 +1,4 @@
-"""Whole controllers on loopback: real controllerd processes, real libdqlite, configuration files written by the test."""
+"""Whole controllers on loopback: real controllerd processes and libdqlite, configurations written by the test."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ import time
 from pathlib import Path
 
 import pytest
-from loopback import Cluster
 
 from dbaccessor.database import Database
 from dbaccessor.leader import OutsideConnector
+from loopback import Cluster
 
 
 @pytest.fixture

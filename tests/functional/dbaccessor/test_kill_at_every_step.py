@@ -1,0 +1,89 @@
+"""SIGKILL at every durable step of the changes that take several: the next start ends in a healthy state."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from loopback import Cluster
+
+# These runs mostly wait, so several go side by side, each with loopback addresses of its own.
+_AT_ONCE = 8
+# More steps than any of these changes has.
+_MOST_STEPS = 48
+
+
+def enumerate_steps(root: Path, run: Callable[[Cluster, int], bool]) -> int:
+    """Call run(cluster, step) for step 1, 2, … until one comes through unharmed (False); return that step."""
+
+    def one(step: int) -> bool:
+        with Cluster(root / str(step), block=100 + step) as cluster:
+            return run(cluster, step)
+
+    with ThreadPoolExecutor(_AT_ONCE) as pool:
+        for first in range(1, _MOST_STEPS, _AT_ONCE):
+            steps = range(first, first + _AT_ONCE)
+            for step, crashed in zip(steps, pool.map(one, steps), strict=True):
+                if not crashed:
+                    return step
+    raise AssertionError(f"still killed at step {_MOST_STEPS}")
+
+
+def crashes(cluster: Cluster, n: int) -> bool:
+    """Wait until controller n killed itself (True) or serves (False)."""
+    cluster.wait(lambda: not cluster.alive(n) or cluster.serving(n), "it crashed, or came through", 60)
+    return not cluster.alive(n)
+
+
+def test_a_bootstrap_killed_at_any_step_founds_the_one_cluster_at_the_next_start(tmp_path: Path):
+    def run(cluster: Cluster, step: int) -> bool:
+        cluster.configure([0])
+        cluster.start(0, crash=("journal.json", step))
+        if not crashes(cluster, 0):
+            return False
+        cluster.start(0)
+        cluster.wait(lambda: cluster.serving(0), f"it serves after a kill at step {step}", 60)
+        assert list(cluster.roles(0).values()) == ["voter"]
+        assert not (cluster.state_dir(0) / "journal.json").exists()
+        return True
+
+    assert enumerate_steps(tmp_path, run) > 6, "the steps of a bootstrap were counted"
+
+
+def test_a_join_killed_at_any_step_ends_as_one_member_at_the_next_start(tmp_path: Path):
+    def run(cluster: Cluster, step: int) -> bool:
+        cluster.form(1)
+        cluster.configure([0, 1])
+        cluster.start(1, crash=("identity", step))
+        if not crashes(cluster, 1):
+            return False
+        cluster.start(1)
+        cluster.wait(
+            lambda: cluster.serving(1) and cluster.role_counts(0) == (2, 0, 0), f"a member, killed at step {step}", 60
+        )
+        assert sorted(cluster.roles(0)) == [0, 1]
+        return True
+
+    assert enumerate_steps(tmp_path, run) > 4, "the steps of a join were counted"
+
+
+def test_going_on_alone_killed_at_any_step_ends_alone_in_one_new_epoch(tmp_path: Path):
+    def run(cluster: Cluster, step: int) -> bool:
+        cluster.form(2)
+        cluster.kill(0, 1)
+        cluster.configure([0], departed=["1"])
+        cluster.start(0, crash=("journal.json", step))
+        if not crashes(cluster, 0):
+            return False
+        cluster.start(0)
+        cluster.wait(lambda: cluster.serving(0), f"it serves after a kill at step {step}", 60)
+        assert list(cluster.roles(0)) == [0]
+        epoch = cluster.status(0)["cluster"]["epoch"]
+        assert epoch["number"] == 2
+        assert json.loads((cluster.state_dir(0) / "identity.json").read_text())["epoch"] == epoch
+        assert not (cluster.state_dir(0) / "journal.json").exists()
+        return True
+
+    assert enumerate_steps(tmp_path, run) > 4, "the steps of going on alone were counted"
