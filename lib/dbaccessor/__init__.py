@@ -1,5 +1,5 @@
-"""An embedded, replicated, self-healing SQLite: Dqlite with the judgement of when to bootstrap, join and
-reconfigure.
+"""An embedded, replicated, self-healing SQLite: one Dqlite node in this process, owned by one worker.
 
-Importing this package loads nothing heavy: the charm and the agents' side import single modules of it.
+Start reading at `decide` (the whole policy, pure), then `worker` (which carries it out). docs/flows/1-bind-address.md
+walks through every hop. Nothing here imports the C library before a node or `dqlite.native` is used.
 """

@@ -23,7 +23,7 @@ from dbaccessor.conf import FILE_NAME, ConfReader, ControllerConf
 from dbaccessor.database import Database
 from dbaccessor.dqlite import node as dqlite_node
 from dbaccessor.dqlite import nodedir
-from dbaccessor.identity import DbState, Epoch, Identity, Store, node_name
+from dbaccessor.identity import DbState, Epoch, Identity, Store, controller_of, node_name
 from dbaccessor.leader import MemberConnector
 from dbaccessor.membership import Leading, Membership
 from dbaccessor.outlook import Outlook
@@ -41,6 +41,8 @@ _DUTY_SECONDS = 0.5
 _REGISTRY_SECONDS = 2.0
 _RETRY_SECONDS = 1.0
 _LEAVE_SECONDS = 25.0
+_MAP_SECONDS = 3.0
+_MAP_LIMIT_SECONDS = 300.0
 
 
 class Worker:
@@ -65,6 +67,7 @@ class Worker:
         self._founded_at_generation = 0
         self._listen_problem: str | None = None
         self._conf_due = self._retry_at = 0.0
+        self._map_pause, self._map_due = _MAP_SECONDS, 0.0
         self._wake = asyncio.Event()
         self._acting = asyncio.Lock()
         self._leaving = self._stopping = False
@@ -388,6 +391,7 @@ class Worker:
             except (errors.DbAccessorError, OSError, TimeoutError) as error:
                 log.warning("membership: %s", error)
             self._update_db_state()
+            self._ask_for_a_newer_map()
 
     async def _keep_registry(self) -> None:
         """Write the own row once per start, then keep what the rows say in members.json."""
@@ -420,6 +424,24 @@ class Worker:
         self._store.save_db_state(self._db_state)
         log.info("db-state: %s of voters %s, index %d", fresh.role, ", ".join(fresh.voters), index)
         self.on_db_state()
+
+    def _ask_for_a_newer_map(self) -> None:
+        """Ask the charm for a hook while the configuration names somebody who left: no event tells the charm so.
+
+        A unit is still named while it says goodbye, and no hook runs anywhere when it is finally gone. The pauses
+        between the questions grow, so that a name that stays for another reason costs little.
+        """
+        conf, outlook = self._reader.conf, self._outlook()
+        members = {controller_of(m.name) for m in outlook.members}
+        gone = set() if conf is None or not outlook.leader else set(conf.others) - members - set(outlook.answers)
+        now = self._loop.time()
+        if not gone:
+            self._map_pause, self._map_due = _MAP_SECONDS, now + _MAP_SECONDS
+        elif now >= self._map_due:
+            log.info("the configuration still names %s; asking for a newer one", ", ".join(sorted(gone)))
+            self._map_pause = min(2 * self._map_pause, _MAP_LIMIT_SECONDS)
+            self._map_due = now + self._map_pause
+            self.on_db_state()
 
     def _leading(self) -> Leading | None:
         identity, conf, local, outlook = self._identity, self._reader.conf, self._own.local, self._outlook()

@@ -14,7 +14,7 @@ from types import TracebackType
 from typing import TypeVar
 
 from dbaccessor import errors, statements
-from dbaccessor.dqlite import wire
+from dbaccessor.dqlite import farewell, wire
 from dbaccessor.dqlite.wire import Member, Parameters, RequestType, Role, Value
 
 __all__ = ["Connection", "Member", "Result", "Role", "Rows", "Value"]
@@ -56,6 +56,7 @@ class Connection:
         self._lock = asyncio.Lock()
         self._closed = False
         self._received = 0
+        self._querying = False
 
     @classmethod
     async def open(
@@ -73,10 +74,15 @@ class Connection:
         return not self._closed
 
     def close(self) -> None:
-        """End the conversation at once. The node rolls an open transaction back."""
+        """End the conversation; it returns at once. The node rolls an open transaction back."""
+        if self._closed:
+            return
         self._closed = True
-        # Not close(): that one waits for unsent bytes, for ever if the other side is frozen.
-        self._writer.transport.abort()
+        if self._querying:
+            farewell.leave(self._writer)
+        else:
+            # Not close(): that one waits for unsent bytes, for ever if the other side is frozen.
+            self._writer.transport.abort()
 
     async def __aenter__(self) -> Connection:
         return self
@@ -136,14 +142,19 @@ class Connection:
         request = wire.Request(RequestType.QUERY_SQL, (0, sql), params)
         async with self._conversation(False, deadline_seconds):
             self._send(request)
+            self._querying = True
             rows: list[tuple[Value, ...]] = []
             while True:
-                part = self._expect(await self._receive(), wire.RowsPart, changes=False)
+                answer = await self._receive()
+                self._querying = isinstance(answer, wire.RowsPart) and not answer.done
+                part = self._expect(answer, wire.RowsPart, changes=False)
                 rows += part.rows
                 if part.done:
                     return Rows(part.columns, tuple(rows))
                 if not part.rows:
-                    # A node that cannot fit the names of the columns into a page sends them again and again.
+                    # A node that cannot fit the names of the columns into a page sends them again and again,
+                    # for ever: here waiting for the end would not end.
+                    self._querying = False
                     self.close()
                     raise errors.Refused("the names of the columns are too long: together they must fit 4 KiB")
                 if self._received > MAX_RESULT_BYTES:
