@@ -37,6 +37,9 @@ class DebugLog:
         self._clock = clock
         self._next = 1
 
+    def close(self) -> None:
+        self._file.close()
+
     def add(self, unit: str, level: str, source: str, message: str) -> None:
         level = level.upper() if level.upper() in LEVELS else "INFO"
         for line in message.splitlines() or [""]:

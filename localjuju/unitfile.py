@@ -7,8 +7,14 @@ import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-_SPAN = re.compile(r"(\d+(?:\.\d+)?)\s*(us|ms|s|sec|seconds?|m|min|minutes?|h|hours?)?\s*")
-_UNITS = {"us": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
+_SPAN = re.compile(r"(\d+(?:\.\d+)?)\s*([a-z]*)\s*")
+_UNITS = {
+    **dict.fromkeys(("us", "usec"), 1e-6),
+    **dict.fromkeys(("ms", "msec"), 1e-3),
+    **dict.fromkeys(("", "s", "sec", "second", "seconds"), 1.0),
+    **dict.fromkeys(("m", "min", "minute", "minutes"), 60.0),
+    **dict.fromkeys(("h", "hr", "hour", "hours"), 3600.0),
+}
 
 
 class BadUnitFile(Exception):
@@ -137,10 +143,9 @@ def seconds(text: str) -> float:
     total, rest = 0.0, text
     while rest:
         match = _SPAN.match(rest)
-        if match is None:
+        if match is None or match[2] not in _UNITS:
             raise BadUnitFile(f"{text!r} is not a time span")
-        unit = match[2] or "s"
-        total += float(match[1]) * _UNITS.get(unit, _UNITS.get(unit[0], 1.0))
+        total += float(match[1]) * _UNITS[match[2]]
         rest = rest[match.end() :]
     return total
 

@@ -90,6 +90,8 @@ class Verbs:
         failed = found.seen.failed
         if not found.hook_error or failed is None:
             raise Refused(f'unit "{found.name}" is not in error')
+        if found.agent.current == "executing":
+            raise Refused(f'unit "{found.name}" is running {failed.name} again just now')
         if retry:
             agent.retry_now()
         else:

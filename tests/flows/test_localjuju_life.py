@@ -6,9 +6,10 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pulserun
 import pytest
 from localjuju.client import Client, ClientError, NotRunning
+
+import pulserun
 
 
 @pytest.fixture
