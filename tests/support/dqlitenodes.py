@@ -216,7 +216,7 @@ class Processes(Cluster):
             "id": self.ids[index],
             "name": self.name(index),
             "directory": str(self.directory(index)),
-            "ports": {self.name(i): port for i, port in self.ports.items()},
+            "ports": {self.name(i): self.ports[i] for i in self.ids},
             "latency_ms": LATENCY_MS,
         }
         self.children[index] = subprocess.Popen(

@@ -20,7 +20,7 @@ import time
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, Final
+from typing import Final
 
 _METADATA = frozenset({"metadata1", "metadata2"})
 _CLOSED: Final = re.compile(r"(\d{16,20})-(\d{16,20})")
@@ -139,8 +139,8 @@ class _Listing:
         index = self.closed or self.snapshot
         for counter in self.opened:
             try:
-                with (directory / f"open-{counter}").open("rb") as file:
-                    count = _count_entries(file)
+                with (directory / f"open-{counter}").open("rb", buffering=0) as file:
+                    count = _count_entries(file.fileno())
             except FileNotFoundError:
                 return max(index, self.snapshot), False
             if count == 0:
@@ -156,37 +156,51 @@ def _names(directory: Path) -> list[str]:
         return []
 
 
-def _count_entries(file: BinaryIO) -> int:
-    """Count the entries of the whole batches at the beginning of an open segment; stop at the first that is
-    not.
+def _count_entries(fd: int) -> int:
+    """Count the entries of the whole batches at the beginning of an open segment; stop at the first that is not.
+
+    Batches are written one after another, so only the last one can be half there: only its data is checked.
     """
-    if _read_word(file) != _FORMAT:
+    if _read_word(fd, 0) != _FORMAT:
         return 0
-    total = 0
-    while count := _read_batch(file):
-        total += count
-    return total
+    before = total = 0
+    last: _Batch | None = None
+    batch = _read_batch(fd, _WORD.size)
+    while batch is not None:
+        before, total, last = total, total + batch.entries, batch
+        batch = _read_batch(fd, batch.end)
+    if last is None:
+        return 0
+    data = os.pread(fd, last.end - last.data, last.data)
+    return total if len(data) == last.end - last.data and _checksum(data) == last.data_sum else before
 
 
-def _read_batch(file: BinaryIO) -> int:
-    """Read one batch and return its number of entries, 0 if there is no whole batch here."""
-    checksums = file.read(_CHECKSUMS.size)
-    count = _read_word(file)
+@dataclass(frozen=True)
+class _Batch:
+    entries: int
+    data: int
+    end: int
+    data_sum: int
+
+
+def _read_batch(fd: int, offset: int) -> _Batch | None:
+    """Read the head of the batch at `offset`; None if there is no whole one."""
+    checksums = os.pread(fd, _CHECKSUMS.size, offset)
+    offset += _CHECKSUMS.size
+    count = _read_word(fd, offset)
     if len(checksums) < _CHECKSUMS.size or not 0 < count <= _MAX_ENTRIES:
-        return 0
+        return None
     header_sum, data_sum = _CHECKSUMS.unpack(checksums)
-    entries = file.read(count * _ENTRY.size)
-    if len(entries) < count * _ENTRY.size or _checksum(_WORD.pack(count) + entries) != header_sum:
-        return 0
-    size = sum((size + 7) // 8 * 8 for _term, _kind, size in _ENTRY.iter_unpack(entries))
-    if size > _MAX_SEGMENT_BYTES:
-        return 0
-    data = file.read(size)
-    return count if len(data) == size and _checksum(data) == data_sum else 0
+    head = os.pread(fd, _WORD.size + count * _ENTRY.size, offset)
+    if len(head) < _WORD.size + count * _ENTRY.size or _checksum(head) != header_sum:
+        return None
+    data = offset + len(head)
+    size = sum((size + 7) // 8 * 8 for _term, _kind, size in _ENTRY.iter_unpack(head[_WORD.size :]))
+    return _Batch(count, data, data + size, data_sum) if size <= _MAX_SEGMENT_BYTES else None
 
 
-def _read_word(file: BinaryIO) -> int:
-    data = file.read(_WORD.size)
+def _read_word(fd: int, offset: int) -> int:
+    data = os.pread(fd, _WORD.size, offset)
     return int(_WORD.unpack(data)[0]) if len(data) == _WORD.size else 0
 
 
