@@ -125,7 +125,7 @@ def cluster_section(
 
 def conf_section(conf: ControllerConf | None, problem: str | None) -> dict[str, Any]:
     if conf is None:
-        return {"generation": None, "problem": problem, "db-bind-addresses": {}, "db-unresolved": [], "departed": []}
+        return {"generation": 0, "problem": problem, "db-bind-addresses": {}, "db-unresolved": [], "departed": []}
     return {
         "generation": conf.generation,
         "problem": problem,
