@@ -9,6 +9,9 @@ contract C1's:
   even after a leader rendered what its failed hook then did not publish;
 * a cluster is founded once: the bootstrap controller moves only off a departed one, always with a new
   cluster-uuid, and only while nobody's databag or disk shows that the old one exists.
+
+The limit of the last one: a founder that is removed by force within the seconds between its founding and the first
+db-state that the leader sees, when another unit has joined it already, leaves that unit's data behind.
 """
 
 from __future__ import annotations

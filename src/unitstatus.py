@@ -81,7 +81,8 @@ def action_results(status: Status) -> dict[str, str]:
         "cluster-uuid": cluster.uuid,
         "epoch": str(cluster.epoch.number),
         "generation": str(status.conf.generation if status.conf else 0),
-        "advice": cluster.advice or status.reason,
+        "advice": cluster.advice,
+        "reason": status.reason,
         "json": status.raw,
     }
 
