@@ -29,7 +29,7 @@ _CREATE = "CREATE TABLE IF NOT EXISTS entry (number INTEGER NOT NULL PRIMARY KEY
 _APPEND = "INSERT INTO entry (number, times) VALUES (?, 1) ON CONFLICT (number) DO UPDATE SET times = times + 1"
 
 _ROW_SECONDS = 2.0  # How long one row may take, before it counts as refused.
-_PAUSE_SECONDS = 0.01  # Between rows; also what a failover can be measured to.
+_PAUSE_SECONDS = 0.02  # Between rows; also what a failover can be measured to.
 _WATCH_SECONDS = 0.1
 _READ_SECONDS = 20.0
 
