@@ -102,6 +102,16 @@ class Units(RuleBasedStateMachine):
         if number not in self.model.dying:
             assert (self.model.app_bag, self.model.hosts[number].bag) == before
 
+    @precondition(lambda self: self.model.leader is not None)
+    @rule(n=nth)
+    def the_leader_fails_and_another_takes_over(self, n: int) -> None:
+        assert self.model.leader is not None
+        for peer in range(self.model.next_number):
+            self.model.tell(self.model.leader, peer)
+        self.model.hook(self.model.leader, fails=True)
+        self.leadership_moves(n)
+        self.a_hook_of_everybody(n)
+
     @rule(n=nth)
     def a_node_looks_at_its_file(self, n: int) -> None:
         self.model.node_acts(self._pick(n))

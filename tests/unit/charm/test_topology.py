@@ -96,7 +96,7 @@ def test_a_fresh_leader_that_does_not_see_its_peers_yet_does_not_shrink_the_map(
 
 
 def test_a_force_removed_unit_that_has_not_departed_yet_leaves_the_map_unchanged():
-    assert propose(FOUNDED, U0, U1, alive=["c/0"]).app == FOUNDED
+    assert propose(FOUNDED, U0, U1, U2, alive=["c/0", "c/2"]).app == FOUNDED
 
 
 def test_an_unknown_goal_state_leaves_the_map_unchanged():
