@@ -91,8 +91,9 @@ class Network:
         self.cuts: list[Cut] = []
 
     async def start(self) -> None:
-        await command("nft", "-f", "-", stdin=_RULES)
+        # In this order: on Linux 6.18 a bridge table made before the first bridge never sees a packet.
         await self.sync_subnets()
+        await command("nft", "-f", "-", stdin=_RULES)
 
     async def sync_subnets(self) -> None:
         """Make the bridges that are missing."""
