@@ -25,6 +25,10 @@ def main(
     json_file: Annotated[
         Path | None, typer.Option("--json", help="Write what was measured and checked to this file.", dir_okay=False)
     ] = None,
+    history_file: Annotated[
+        Path | None,
+        typer.Option("--history", help="Keep the writer's history, line by line, in this file.", dir_okay=False),
+    ] = None,
 ) -> None:
     """Units of the real charm form a real Dqlite cluster, survive kills and a power cut, and shrink to one."""
     # SIGTERM ends the demo as SIGINT does: by an exception that cleans up on its way.
@@ -33,13 +37,13 @@ def main(
     findings = Findings()
     started = time.monotonic()
     try:
-        _play(teller(console), findings)
+        _play(teller(console), findings, history_file)
     except KeyboardInterrupt:
         console.print("interrupted; nothing is left behind")
         raise typer.Exit(130) from None
     finally:
         if json_file is not None:
-            _write(json_file, json.dumps(as_data(findings), indent=2) + "\n")
+            _write(json_file, (json.dumps(as_data(findings), indent=2) + "\n").encode())
     console.print()
     console.print(as_table(findings))
     verdict = "everything held" if findings.ok else "SOMETHING DID NOT HOLD"
@@ -47,7 +51,7 @@ def main(
     raise typer.Exit(0 if findings.ok else 1)
 
 
-def _play(tells: Teller, findings: Findings) -> None:
+def _play(tells: Teller, findings: Findings, history_file: Path | None) -> None:
     try:
         with Stage(tells) as stage:
             story = Story(stage, tells, findings)
@@ -61,6 +65,8 @@ def _play(tells: Teller, findings: Findings) -> None:
                 story.count_rows()
             except Failed as failed:
                 _note(tells, findings, "every row can be read back", failed)
+            if history_file is not None:
+                _write(history_file, stage.history())
     except Failed as failed:
         _note(tells, findings, "localjuju starts", failed)
 
@@ -75,10 +81,10 @@ def _interrupted(*_: object) -> NoReturn:
     raise KeyboardInterrupt
 
 
-def _write(path: Path, text: str) -> None:
+def _write(path: Path, content: bytes) -> None:
     """Replace `path` as a whole, so that no reader finds half of it."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(text)
+    temporary.write_bytes(content)
     temporary.replace(path)
 
 

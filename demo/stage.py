@@ -194,6 +194,12 @@ class Stage:
     def attempts(self) -> list[history.Attempt]:
         return history.attempts(self.events("write"))
 
+    def history(self) -> bytes:
+        """Return all that the outsider told, as it told it."""
+        assert self._events_file is not None
+        fd = self._events_file.fileno()
+        return os.pread(fd, os.fstat(fd).st_size, 0)
+
     def leader(self) -> str | None:
         """Return the controller id of the leader as the outsider last saw it."""
         seen = self.events("members")
@@ -206,7 +212,10 @@ class Stage:
 
     def _introduce(self, addresses: dict[str, str]) -> None:
         """Tell the outsider where controllers are, as the charm's leader published it."""
-        book = self._published(next(iter(addresses), ""), "db-bind-addresses")
+        try:
+            book = self._published(next(iter(addresses), ""), "db-bind-addresses")
+        except Failed:
+            return  # The unit that was asked has just gone; the next look asks another.
         self.outsider("addresses", map=book)
         # Known only when all are in it: one that has not published yet will be soon.
         if len(book) == len(addresses):
@@ -252,6 +261,7 @@ class Stage:
             for name, unit in self.units().items():
                 workload = unit["workload-status"]
                 yield f"{name}: {workload['current']}: {workload.get('message', '')}"
+                yield from self._on(name, "journalctl", "-u", _SERVICE, "-n", "10").splitlines()
         with contextlib.suppress(Failed):
             yield from self.juju("debug-log", "--limit", "40").splitlines()
         yield from (f"refused: {a.reason}" for a in self.attempts()[-3:] if a.reason)

@@ -27,6 +27,7 @@ class Story:
         self._stage = stage
         self._teller = teller
         self._findings = findings
+        self._writes = False
 
     def tell(self) -> None:
         """Tell all chapters. Raises Failed from the first that cannot go on."""
@@ -46,7 +47,7 @@ class Story:
         self._teller.chapter("One unit")
         self._stage.juju("deploy", ".", APP)
         self._until_active(1)
-        self._stage.outsider("write")
+        self._write()
         self._until_written_after(time.monotonic())
         self._holds("a lone unit is active and writable", "the writer outside has its first row acknowledged")
 
@@ -156,7 +157,7 @@ class Story:
         self._teller.say(f"{survivor}, no leader, has the log up to index {end}; the writer rests")
         begun = time.monotonic()
         self._stage.juju("remove-unit", "--force", *victims)
-        self._stage.outsider("write")
+        self._write()
         back = self._until_written_after(begun, timeout_seconds=60.0)
         self._findings.scale_to_one_s = round(back - begun, 2)
         self._holds("the survivor reconfigures itself and is writable", f"{back - begun:.1f} s after the loss")
@@ -303,6 +304,10 @@ class Story:
         return len(roles) == count and self._stage.leader() is not None, _spoken(roles)
 
     def _rest(self) -> None:
+        """Let the writer finish its row and stop."""
+        if not self._writes:
+            return
+        self._writes = False
         rests = len(self._stage.events("resting"))
         self._stage.outsider("rest")
         self._stage.until(
@@ -310,6 +315,10 @@ class Story:
             lambda: (len(self._stage.events("resting")) > rests, "still writing"),
             _RECOVER_SECONDS,
         )
+
+    def _write(self) -> None:
+        self._stage.outsider("write")
+        self._writes = True
 
     def _show_hactl(self) -> None:
         unit = min(self._stage.units(), key=_number)

@@ -57,7 +57,7 @@ class Live:
 
     def check(self, check: Check) -> None:
         mark = "[bold green]✓[/bold green]" if check.ok else "[bold red]✗[/bold red]"
-        self._console.print(f"  {mark} {escape(check.name)} [dim]{escape(check.detail)}[/dim]")
+        self._console.print(f"  {mark} {escape(check.name)} [dim]({escape(check.detail)})[/dim]")
 
     @contextlib.contextmanager
     def waiting(self, what: str) -> Iterator[Progress]:
