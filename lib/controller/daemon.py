@@ -117,6 +117,11 @@ class Daemon:
                 await self._stop.wait()
                 log.info("told to stop")
                 await self._worker.stop()
+                if self._worker.stuck:
+                    # A thread waits inside the library for ever; leaving it behind is the only way to end.
+                    log.error("the handover did not come back; ending without it")
+                    logging.shutdown()
+                    os._exit(1)
                 worker.cancel()
                 notifier.cancel()
 

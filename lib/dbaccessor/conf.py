@@ -170,6 +170,9 @@ def _load(text: str) -> Mapping[str, Any]:
         raise BadConf(f"not YAML: {' '.join(str(error).split())}") from error
     except RecursionError as error:  # PyYAML descends by calling itself.
         raise BadConf("nested too deeply") from error
+    except (ValueError, TypeError, AttributeError, KeyError, OverflowError) as error:
+        # Its constructors (dates, tagged numbers) raise whatever they stumble over.
+        raise BadConf(f"a value cannot be read: {error}") from error
     if not isinstance(document, dict):
         raise BadConf("not a mapping of keys to values")
     for key in document:

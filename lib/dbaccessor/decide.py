@@ -24,22 +24,34 @@ RECOVER = "hactl recover"
 
 @dataclass(frozen=True)
 class Disk:
-    """What lies in the state directory. `marked_id` is the Dqlite id that the data directory was made for."""
+    """What lies in the state directory.
+
+    `marked_id` is the Dqlite id that the data directory was made for; `damage` is why the library refused to start on
+    it; `held` names the clusters this controller once held data of.
+    """
 
     identity: Identity | None = None
     marked_id: int | None = None
     has_files: bool = False
     fingerprint: str = ""
+    damage: str = ""
+    held: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
 class Running:
-    """The own node, when it runs. `silent_seconds` counts from the last moment a leader was known."""
+    """The own node, when it runs.
+
+    `answers`: it told its leader and members a moment ago. `silent_seconds` is how long it has been telling, without
+    a break, that it knows no leader. `removed`: the leader has said for the hold that this node is no member.
+    """
 
     role: str = ""
     leader: str = ""
     silent_seconds: float = 0.0
     last_index: int = 0
+    answers: bool = True
+    removed: bool = False
 
 
 @dataclass(frozen=True)
@@ -65,11 +77,15 @@ class View:
     """Everything decide looks at."""
 
     conf: ControllerConf | None
+    # What is wrong with the file, when there never was a good one.
+    conf_problem: str | None = None
     disk: Disk = field(default_factory=Disk)
     running: Running | None = None
     peers: tuple[Peer, ...] = ()
-    # Raft names of every member this node ever knew, itself included.
+    # Raft names of every member of this epoch that this node ever knew, itself included.
     members: tuple[str, ...] = ()
+    # The newest epoch of this cluster that any caller spoke of.
+    heard_epoch: Epoch | None = None
     # The highest generation that another member recorded when it joined.
     recorded_generation: int = 0
     # Whether every known member was asked at least once since this process started.
@@ -88,9 +104,10 @@ class Wait:
 
 @dataclass(frozen=True)
 class Serve:
-    """The node runs and has a leader: keep it so."""
+    """The node runs and has a leader: keep it so. `notice` is something an operator should see all the same."""
 
     reason: str
+    notice: Wait | None = None
 
 
 @dataclass(frozen=True)
@@ -154,9 +171,8 @@ def decide(view: View) -> Action:
     if conf is None:
         if view.running is not None:
             return Serve("keeps serving; there is no readable controller configuration file")
-        return Wait(
-            "bind-address", "there is no controller configuration file yet", "the charm writes it; see juju status"
-        )
+        reason = view.conf_problem or "there is no controller configuration file yet"
+        return Wait("bind-address", reason, "the charm writes it; see juju status")
     identity = view.disk.identity
     if identity is not None:
         verdict = _whose_data(view, conf, identity)
@@ -210,6 +226,7 @@ def _whose_data(view: View, conf: ControllerConf, identity: Identity) -> Action 
 
 def _newer_epoch(view: View, identity: Identity) -> Epoch | None:
     heard = [e for p in view.peers if p.answers and p.same_cluster for e in (p.epoch, p.superseded)]
+    heard.append(view.heard_epoch)
     newer = [e for e in heard if e is not None and e.number > identity.epoch.number]
     return max(newer, key=lambda e: e.number, default=None)
 
@@ -220,8 +237,15 @@ def _stopped(view: View, conf: ControllerConf, identity: Identity) -> Action:
         return _no_address(conf)
     if not view.peers_asked:
         return Wait("peers", "asking the other members whether a newer epoch exists")
+    if view.disk.damage:
+        if any(p.leader and p.epoch == identity.epoch for p in _holders(view)):
+            return PutAside(f"the node cannot start on its data ({view.disk.damage}); the others have a leader")
+        remedy = f"mend what it says, revive the other members, or use {RECOVER}"
+        return Wait("data", f"the node cannot start on its data: {view.disk.damage}", remedy)
     if identity.state == "joining":
-        return _join(view, conf, resuming=True)
+        joining = _join(view, conf, resuming=True)
+        # It may be a voter already, whose vote the others need to get a leader at all.
+        return joining if isinstance(joining, Join) else Start(f"starts to go on joining: {joining.reason}")
     return Start(f"starts on the data of {identity.name}, epoch {identity.epoch}")
 
 
@@ -234,11 +258,11 @@ def _nothing_here(view: View, conf: ControllerConf) -> Action:
         return Wait("cluster-uuid", "the charm's leader has not committed yet which cluster this is and who founds it")
     if not view.peers_asked:
         return Wait("peers", "asking the other controllers whether the cluster exists")
-    holders = [p for p in view.peers if p.answers and p.same_cluster and p.holds_data]
-    if conf.bootstrap_controller == me and not conf.bootstrapped and not holders:
+    held = conf.cluster_uuid in view.disk.held
+    if conf.bootstrap_controller == me and not conf.bootstrapped and not held and not _holders(view):
         return Bootstrap(f"the configuration names controller {me} to found cluster {conf.cluster_uuid}")
     if not conf.others:
-        if conf.bootstrapped:
+        if conf.bootstrapped or held:
             return Wait(
                 "data",
                 f"cluster {conf.cluster_uuid} exists, this controller is its last one, and its data is not here",
@@ -248,8 +272,8 @@ def _nothing_here(view: View, conf: ControllerConf) -> Action:
     return _join(view, conf, resuming=False)
 
 
-def _join(view: View, conf: ControllerConf, *, resuming: bool) -> Action:
-    members = [p for p in view.peers if p.answers and p.same_cluster and p.holds_data and p.superseded is None]
+def _join(view: View, conf: ControllerConf, *, resuming: bool) -> Join | Wait:
+    members = [p for p in _holders(view) if p.superseded is None]
     if not members:
         silent = ", ".join(sorted(p.controller_id for p in view.peers if not p.answers))
         return Wait(
@@ -257,9 +281,16 @@ def _join(view: View, conf: ControllerConf, *, resuming: bool) -> Action:
             f"no member of cluster {conf.cluster_uuid} answers yet" + (f" (no answer from {silent})" if silent else ""),
             "the founding controller must run; see its status" if not conf.bootstrapped else "start one of the others",
         )
-    newest = max(p.epoch.number for p in members if p.epoch is not None)
+    newest = max((p.epoch for p in members if p.epoch is not None), key=lambda e: e.number, default=None)
+    rivals = [p for p in members if _rivals(newest, p.epoch)]
+    if rivals:
+        return Wait(
+            "epoch",
+            f"the members are in two epochs of one number, {newest} and {rivals[0].epoch}",
+            f"decide which data counts, with {RECOVER}",
+        )
     for peer in sorted(members, key=lambda p: p.controller_id):
-        if peer.leader and peer.epoch is not None and peer.epoch.number == newest:
+        if peer.leader and peer.epoch is not None and peer.epoch == newest:
             verb = "resumes joining" if resuming else "joins"
             return Join(peer.leader, f"{verb} cluster {conf.cluster_uuid} through its leader {peer.leader}")
     names = ", ".join(sorted(p.controller_id for p in members))
@@ -271,8 +302,17 @@ def _join(view: View, conf: ControllerConf, *, resuming: bool) -> Action:
 def _running(view: View, conf: ControllerConf, identity: Identity, running: Running) -> Action:
     if identity.state == "joining":
         return _join(view, conf, resuming=True)
+    if running.removed:
+        if conf.controller_id in conf.departed or conf.own_address is None:
+            return Wait("removed", f"{identity.name} was removed from the cluster", "remove this unit's service")
+        return PutAside(
+            f"{identity.name} was removed from the cluster; the configuration names controller "
+            f"{conf.controller_id} still"
+        )
     if running.leader:
-        return Serve(f"{identity.name} is a member; the leader is {running.leader}")
+        return Serve(f"{identity.name} is a member; the leader is {running.leader}", _rival_notice(view, identity))
+    if not running.answers:
+        return Wait("node", "the own node does not answer", "if this stays, see the log and restart controllerd")
     if running.silent_seconds < view.hold_seconds:
         return Serve(f"no leader for {running.silent_seconds:.1f} s; an election may be under way")
     return _go_on_alone(view, conf, identity, running)
@@ -290,24 +330,39 @@ def _go_on_alone(view: View, conf: ControllerConf, identity: Identity, running: 
     )
     if missing is not None:
         return missing
-    silent = f"{_list(others)} silent for the hold" if others else "there is no other member"
-    return Reconfigure(others, f"{since}; generation {conf.generation} names only this controller; {silent}")
+    if not others:
+        return Wait("leader", f"{since}, though this node is the only member", "see the log and restart controllerd")
+    reason = f"{since}; generation {conf.generation} names only this controller; {_list(others)} silent for the hold"
+    return Reconfigure(others, reason)
 
 
 def _somebody_knows_better(view: View, identity: Identity, since: str) -> Wait | None:
     """Whoever is in touch with a leader, or went another way at the same epoch, ends the matter."""
-    holders = [p for p in view.peers if p.answers and p.same_cluster and p.holds_data]
-    for peer in holders:
+    for peer in _holders(view):
         if peer.leader:
             return Wait("leader", f"{since} here, but controller {peer.controller_id} follows {peer.leader}")
-    for peer in holders:
-        if peer.epoch is not None and peer.epoch != identity.epoch:
+    return _rival_notice(view, identity)
+
+
+def _rival_notice(view: View, identity: Identity) -> Wait | None:
+    """Two epochs of one number are two clusters that went their ways apart; no rule says which of them counts."""
+    for peer in _holders(view):
+        if _rivals(identity.epoch, peer.epoch):
             return Wait(
                 "epoch",
                 f"controller {peer.controller_id} is in epoch {peer.epoch}, this in {identity.epoch}: neither yields",
                 f"decide which data counts, with {RECOVER}",
             )
     return None
+
+
+def _rivals(one: Epoch | None, other: Epoch | None) -> bool:
+    return one is not None and other is not None and one.number == other.number and one.tag != other.tag
+
+
+def _holders(view: View) -> list[Peer]:
+    """Those that answer and hold data of this cluster."""
+    return [p for p in view.peers if p.answers and p.same_cluster and p.holds_data]
 
 
 def _configuration_names_others(view: View, conf: ControllerConf, since: str) -> Wait | None:

@@ -10,7 +10,7 @@ import logging
 from collections.abc import Callable
 
 from dbaccessor import dial
-from dbaccessor.identity import Identity, controller_of
+from dbaccessor.identity import Identity
 from dbaccessor.localnode import LocalNode
 from dbaccessor.outlook import Outlook
 from dbaccessor.preamble import MembershipRequest, Outcome
@@ -18,6 +18,10 @@ from dbaccessor.preamble import MembershipRequest, Outcome
 log = logging.getLogger(__name__)
 
 _PAUSE_SECONDS = 0.1
+
+
+class AlreadyRemoved(Exception):
+    """The leader does not know this node as a member any more."""
 
 
 async def say(
@@ -33,7 +37,10 @@ async def say(
     )
     async with asyncio.timeout(limit_seconds):
         while True:
-            leader = await _other_leader(identity, local, outlook)
+            try:
+                leader = await _other_leader(identity, local, outlook)
+            except AlreadyRemoved:
+                return Outcome(True, "removed; the answer to the request was lost")
             try:
                 outcome = await dialer.membership(leader, request, limit_seconds)
             except dial.DialError as error:
@@ -47,6 +54,8 @@ async def say(
 async def _other_leader(identity: Identity, local: LocalNode, outlook: Callable[[], Outlook]) -> str:
     """Return the leader's name once it is not this node, handing leadership over as often as needed."""
     while True:
+        if outlook().removed:
+            raise AlreadyRemoved
         probe = await local.probe(_PAUSE_SECONDS * 3)
         leader = (probe.leader if probe is not None else "") or outlook().leader
         if leader and leader != identity.name:
@@ -62,7 +71,7 @@ async def hand_leadership_over(identity: Identity, local: LocalNode, outlook: Ou
     try:
         for member in await connection.cluster():
             voter = str(member.role) == "voter" and member.dqlite_id != identity.dqlite_id
-            if voter and controller_of(member.name) in outlook.answers:
+            if voter and member.dqlite_id in outlook.alive:
                 log.info("handing leadership to %s", member.name)
                 await connection.transfer(member.dqlite_id)
                 return

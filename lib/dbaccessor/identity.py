@@ -17,6 +17,7 @@ Every file is replaced atomically (temporary file, fsync, rename, fsync of the d
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import secrets
 import shutil
@@ -27,6 +28,8 @@ from typing import TypeVar
 import msgspec
 
 from dbaccessor.dqlite import nodedir
+
+log = logging.getLogger(__name__)
 
 SCHEMA = 1
 IDENTITY = "identity.json"
@@ -76,8 +79,6 @@ class Identity(msgspec.Struct, frozen=True, rename="kebab", kw_only=True):
     state: str = "joining"
     fingerprint: str = ""
     superseded: Epoch | None = None
-    # Members that a forced reconfiguration left behind and that were not yet seen to know it.
-    dropped: tuple[str, ...] = ()
     # The last raft index that the log had when this node was last forced to go on alone.
     log_ended_at: int = 0
     schema: int = SCHEMA
@@ -88,21 +89,30 @@ class Identity(msgspec.Struct, frozen=True, rename="kebab", kw_only=True):
 
 
 class Known(msgspec.Struct, frozen=True, rename="kebab"):
-    """One member that this node ever heard of: its raft name and the address it had last ("" if never known)."""
+    """One member that this node ever heard of: its raft name and the address it had last ("" if never known).
+
+    `dropped`: a forced reconfiguration left it behind, and it was not yet seen to know that. It is no member any
+    more, but it is asked as long as it may still believe in the epoch before.
+    """
 
     controller_id: str
     name: str
     address: str = ""
     role: str = ""
+    dropped: bool = False
 
 
 class Members(msgspec.Struct, frozen=True, rename="kebab", kw_only=True):
-    """Everybody, and the highest generation accepted (`generation`) and recorded by a joining member (`recorded`)."""
+    """Everybody, and the highest generation accepted (`generation`) and recorded by a joining member (`recorded`).
+
+    `held` names every cluster this controller ever gave up data or an identity of: it never founds one of these.
+    """
 
     generation: int = 0
     recorded: int = 0
     role: str = ""
     known: tuple[Known, ...] = ()
+    held: tuple[str, ...] = ()
     schema: int = SCHEMA
 
 
@@ -173,13 +183,24 @@ class Store:
         self._remove(JOURNAL)
 
     def db_state(self) -> DbState | None:
-        return self._load(DB_STATE, DbState)
+        """Return what the charm was told last; None as well when that cannot be read, since it is made anew."""
+        try:
+            return self._load(DB_STATE, DbState)
+        except BrokenFile as error:
+            log.warning("%s", error)
+            return None
 
     def save_db_state(self, state: DbState) -> None:
         self._save(DB_STATE, state)
 
     def forget_identity(self) -> None:
-        """Remove the identity and what was told about it: this node starts anew."""
+        """Remove the identity and what was told about it: this node starts anew.
+
+        That it once held data of its cluster is recorded first, so that it never founds that cluster again.
+        """
+        identity, members = self.identity(), self.members()
+        if identity is not None and identity.cluster_uuid not in members.held:
+            self.save_members(msgspec.structs.replace(members, held=(*members.held, identity.cluster_uuid)))
         self._remove(DB_STATE)
         self._remove(IDENTITY)
 

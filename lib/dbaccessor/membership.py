@@ -33,12 +33,12 @@ _FRESH_SECONDS = 5.0
 
 @dataclass(frozen=True)
 class Leading:
-    """What the worker tells about the present: its node leads, this is the configuration, these controllers answer."""
+    """What the worker tells about the present: its node leads, this is the configuration, these nodes are alive."""
 
     dqlite_id: int
     local: LocalNode
     conf: ControllerConf
-    answering: frozenset[str]
+    alive: frozenset[int]
 
 
 class Membership:
@@ -61,7 +61,8 @@ class Membership:
             async with asyncio.timeout(self.timing.join_seconds), self._lock:
                 outcome = await self._carry_out(request)
         except TimeoutError:
-            outcome = Outcome(False, f"other membership changes took more than {self.timing.join_seconds:g} s")
+            limit = f"{self.timing.join_seconds:g} s"
+            outcome = Outcome(False, f"it took more than {limit}, with the changes before it; ask again")
         except (errors.DbAccessorError, OSError) as error:
             outcome = Outcome(False, f"{type(error).__name__}: {error}")
         log.log(
@@ -126,7 +127,12 @@ class Membership:
                 log.info("removed %s, which %s replaces", old.name, request.name)
         generation = max(conf.generation, request.generation)
         await registry.record_joining(self._database, request, generation)
-        await connection.add(request.dqlite_id, request.name)
+        try:
+            await connection.add(request.dqlite_id, request.name)
+        except (errors.NotReady, errors.NotLeader, errors.Refused):
+            # Surely not added. After anything else it may be a member, and its row must stay.
+            await registry.delete(self._database, request.name)
+            raise
         self._added = {request.dqlite_id: asyncio.get_running_loop().time()}
         return Outcome(True, f"added at generation {generation}")
 
@@ -138,18 +144,17 @@ class Membership:
         member = next((m for m in members if m.dqlite_id == request.dqlite_id), None)
         if member is None:
             return Outcome(True, "is no member")
-        problem = removal_problem(members, member, now.answering | {_own_controller(members, now.dqlite_id)})
+        problem = removal_problem(members, member, now.alive)
         if problem is not None:
             return Outcome(False, problem)
         await self._remove(connection, member)
         return Outcome(True, "removed")
 
     async def _remove_departed(self, now: Leading, connection: Connection, members: tuple[Member, ...]) -> bool:
-        answering = now.answering | {_own_controller(members, now.dqlite_id)}
         gone = [m for m in members if controller_of(m.name) in now.conf.departed and m.dqlite_id != now.dqlite_id]
         # The silent first: removing a living voter could make a dead one part of the majority that is left.
-        for member in sorted(gone, key=lambda m: controller_of(m.name) in answering):
-            problem = removal_problem(members, member, answering)
+        for member in sorted(gone, key=lambda m: m.dqlite_id in now.alive):
+            problem = removal_problem(members, member, now.alive)
             if problem is not None:
                 log.warning("departed member %s stays for now: %s", member.name, problem)
                 continue
@@ -174,19 +179,17 @@ class Membership:
             if now is None:
                 return
             members = await connection.cluster()
-            if cluster.off_target(members, self._answering_ids(members, now)) is None:
+            if cluster.off_target(members, self._alive(now)) is None:
                 return
             await asyncio.sleep(0.1)
 
-    def _answering_ids(self, members: Iterable[Member], now: Leading) -> frozenset[int]:
+    def _alive(self, now: Leading) -> frozenset[int]:
         fresh = asyncio.get_running_loop().time() - _FRESH_SECONDS
-        surely = {now.dqlite_id, *(i for i, at in self._added.items() if at > fresh)}
-        answers = {m.dqlite_id for m in members if controller_of(m.name) in now.answering}
-        return frozenset(answers | surely)
+        return now.alive | {i for i, at in self._added.items() if at > fresh}
 
     async def _watch_roles(self, now: Leading, connection: Connection, members: tuple[Member, ...]) -> None:
         clock = asyncio.get_running_loop().time()
-        problem = cluster.off_target(members, self._answering_ids(members, now))
+        problem = cluster.off_target(members, self._alive(now))
         if problem is None:
             self._off_target_since = None
             return
@@ -196,11 +199,7 @@ class Membership:
         if stuck < _STUCK_SECONDS or clock - self._nudged_at < _NUDGE_PAUSE_SECONDS:
             return
         heir = next(
-            (
-                m
-                for m in members
-                if m.role == Role.VOTER and m.dqlite_id != now.dqlite_id and controller_of(m.name) in now.answering
-            ),
+            (m for m in members if m.role == Role.VOTER and m.dqlite_id != now.dqlite_id and m.dqlite_id in now.alive),
             None,
         )
         if heir is None:
@@ -210,17 +209,13 @@ class Membership:
         await connection.transfer(heir.dqlite_id)
 
 
-def removal_problem(members: Iterable[Member], leaving: Member, answering: frozenset[str]) -> str | None:
-    """Say why removing `leaving` now would lose the quorum, or return None. `answering` are controller ids."""
+def removal_problem(members: Iterable[Member], leaving: Member, alive: frozenset[int]) -> str | None:
+    """Say why removing `leaving` now would lose the quorum, or return None. `alive` are Dqlite ids."""
     voters = [m for m in members if m.role == Role.VOTER and m.dqlite_id != leaving.dqlite_id]
     if not voters:
         return f"{leaving.name} is the last voter"
-    alive = sum(controller_of(m.name) in answering for m in voters)
+    answering = sum(m.dqlite_id in alive for m in voters)
     needed = cluster.quorum(len(voters))
-    if alive < needed:
-        return f"of the {len(voters)} voters that would be left {alive} answer, and {needed} are needed"
+    if answering < needed:
+        return f"of the {len(voters)} voters that would be left {answering} answer, and {needed} are needed"
     return None
-
-
-def _own_controller(members: Iterable[Member], dqlite_id: int) -> str:
-    return next((controller_of(m.name) for m in members if m.dqlite_id == dqlite_id), "")

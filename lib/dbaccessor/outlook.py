@@ -44,6 +44,28 @@ class Outlook:
         return self.identity is not None and self.probe is not None and self.probe.leader == self.identity.name
 
     @property
+    def alive(self) -> frozenset[int]:
+        """The Dqlite ids of the nodes that run, in this cluster and epoch, this one included.
+
+        A daemon that answers is not yet a member that does: its node may be stopped, wiped, or of another epoch.
+        """
+        own = self.identity
+        if own is None:
+            return frozenset()
+        others = {
+            a.dqlite_id
+            for a in self.answers.values()
+            if a.running and a.cluster_uuid == own.cluster_uuid and a.epoch == own.epoch
+        }
+        return frozenset(others | ({own.dqlite_id} if self.probe is not None else set()))
+
+    @property
+    def removed(self) -> bool:
+        """Whether a leader says that this node is none of its members."""
+        word = None if self.leading else self._leaders_word()
+        return word is not None and not self._is_in(word)
+
+    @property
     def members(self) -> tuple[Member, ...]:
         """The members by the leader's word, else by this node's own log (which is empty on a spare)."""
         word = None if self.leading else self._leaders_word()

@@ -16,6 +16,7 @@ from dbaccessor.localnode import LocalNode, Probe
 log = logging.getLogger(__name__)
 
 _PROBE_SECONDS = 0.3
+_LOOK_GAP_SECONDS = 1.5
 
 
 class OwnNode:
@@ -25,7 +26,9 @@ class OwnNode:
         self._directory = directory
         self._connect = connect
         self._node: Node | None = None
-        self._leader_seen_at = time.monotonic()
+        self._silent_since: float | None = None
+        self._looked_at = time.monotonic()
+        self._handing_over = False
         self.local: LocalNode | None = None
         self.probe: Probe | None = None
 
@@ -35,11 +38,13 @@ class OwnNode:
 
     @property
     def silent_seconds(self) -> float:
-        """How long no leader has been seen."""
-        return time.monotonic() - self._leader_seen_at
+        """How long the node has been telling, without a break, that it knows no leader."""
+        return 0.0 if self._silent_since is None else time.monotonic() - self._silent_since
 
-    def saw_leader(self) -> None:
-        self._leader_seen_at = time.monotonic()
+    @property
+    def stuck(self) -> bool:
+        """Whether a handover did not come back: the node must not be touched again, and the process must end."""
+        return self._handing_over
 
     async def start(self, identity: Identity, latency_ms: int) -> None:
         """Start the node on the data directory. Raises DbAccessorError, with nothing running."""
@@ -55,21 +60,34 @@ class OwnNode:
         await asyncio.to_thread(node.start)
         self._node = node
         self.local = LocalNode(identity.dqlite_id)
-        self.saw_leader()
+        self._silent_since = None
         log.info("node %s runs", identity.name)
 
     async def look(self) -> None:
         """Ask the node; its answer is in `probe` afterwards."""
         self.probe = await self.local.probe(_PROBE_SECONDS) if self.local is not None else None
 
+    def heed(self, leader: str) -> None:
+        """Take note of the leader that is known now ("": none). A node that does not answer is not silence, nor is a
+        time in which nobody looked (this process was stopped, or busy)."""
+        now = time.monotonic()
+        unbroken = now - self._looked_at < _LOOK_GAP_SECONDS
+        self._looked_at = now
+        if leader or self.probe is None or not unbroken:
+            self._silent_since = None
+        elif self._silent_since is None:
+            self._silent_since = now
+
     async def hand_over(self, limit_seconds: float) -> None:
         """Give leadership and voting right to others, before a stop. What happens is logged; nothing is raised."""
         if self._node is None:
             return
         log.info("handing over before the stop")
+        self._handing_over = True
         try:
             async with asyncio.timeout(limit_seconds):
                 done = await asyncio.to_thread(self._node.handover)
+            self._handing_over = False
             log.info("handover %s", "done" if done else "not possible")
         except TimeoutError:
             log.warning("handover took more than %g s; stopping without", limit_seconds)
@@ -80,5 +98,5 @@ class OwnNode:
         if self.local is not None:
             self.local.close()
         self.local, self.probe = None, None
-        if node is not None:
+        if node is not None and not self.stuck:
             await asyncio.to_thread(node.stop)

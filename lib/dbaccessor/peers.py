@@ -18,6 +18,10 @@ from dbaccessor.timing import Timing
 
 # An answer older than this many rounds no longer counts as "answers".
 _FRESH_ROUNDS = 3
+# Silence is at least this many questions without an answer, however long they took.
+_QUESTIONS = 3
+# A question that took this much longer than its limit was held up on our side, and proves nothing.
+_OWN_DELAY_SECONDS = 0.25
 
 
 @dataclass
@@ -26,6 +30,7 @@ class _Record:
     answer: Answer | None = None
     answered_at: float = float("-inf")
     silent_since: float | None = None
+    unanswered: int = 0
     problem: str = ""
 
 
@@ -101,6 +106,8 @@ class PeerWatch:
     def _peer(self, controller_id: str, record: _Record, answer: Answer | None, uuid: str, now: float) -> Peer:
         if answer is None:
             silent = None if record.silent_since is None else now - record.silent_since
+            if silent is not None and record.unanswered < _QUESTIONS:
+                silent = 0.0
             return Peer(controller_id, silent_seconds=silent)
         same = bool(answer.cluster_uuid) and answer.cluster_uuid == uuid
         return Peer(
@@ -121,6 +128,9 @@ class PeerWatch:
         try:
             answer = await self._dialer.ask(ip)
         except DialError as error:
+            if time.monotonic() - asked_at > self.timing.ask_seconds + _OWN_DELAY_SECONDS:
+                record.silent_since, record.unanswered = None, 0
+                asked_at = time.monotonic()
             self._silent(record, asked_at, str(error))
             return
         if answer.controller_id != controller_id:
@@ -128,11 +138,12 @@ class PeerWatch:
             self._silent(record, asked_at, f"{ip} is controller {answer.controller_id or '(unknown)'} now")
             return
         record.answer, record.answered_at = answer, time.monotonic()
-        record.silent_since, record.problem = None, ""
+        record.silent_since, record.unanswered, record.problem = None, 0, ""
 
     @staticmethod
     def _silent(record: _Record, since: float, problem: str) -> None:
         record.problem = problem
+        record.unanswered += 1
         if record.silent_since is None:
             record.silent_since = since
 
@@ -144,4 +155,4 @@ class PeerWatch:
         if paused:
             for record in self._records.values():
                 if record.silent_since is not None:
-                    record.silent_since = time.monotonic()
+                    record.silent_since, record.unanswered = time.monotonic(), 0

@@ -66,7 +66,8 @@ class MemberFact(msgspec.Struct, frozen=True, rename="kebab"):
 class Answer(msgspec.Struct, frozen=True, rename="kebab", kw_only=True):
     """The answering side.
 
-    `leader` is the raft name of the leader the node *itself* is in touch with, never hearsay: "" when it knows none.
+    `leader` is the raft name of the leader that the node itself is in touch with, "" when it knows none: by its own
+    raft, or, for a stand-by or spare, by a leader that told it so. It is never what a third one said.
     `members` is what its own log says; a spare gets no log and answers an empty one.
     """
 

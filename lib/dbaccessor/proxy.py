@@ -19,6 +19,7 @@ import msgspec
 
 from dbaccessor import localnode, preamble
 from dbaccessor.dial import prepare
+from dbaccessor.dqlite import farewell
 from dbaccessor.preamble import Answer, MembershipRequest, Outcome
 
 log = logging.getLogger(__name__)
@@ -57,6 +58,7 @@ class Proxy:
         self._serving: set[asyncio.Task[None]] = set()
         self._local: localnode.LocalNode | None = None
         self._local_id = 0
+        self._probing: asyncio.Task[localnode.Probe | None] | None = None
         self.listening: tuple[str, int] | None = None
 
     def start(self) -> None:
@@ -107,6 +109,8 @@ class Proxy:
             self._server = None
             self.listening = None
         await self._drop()
+        if self._probing is not None:
+            await asyncio.gather(self._probing, return_exceptions=True)
         if self._local is not None:
             self._local.close()
 
@@ -153,9 +157,7 @@ class Proxy:
         facts = self.facts
         if not facts.running:
             return facts
-        if self._local is None or self._local_id != facts.dqlite_id:
-            self._local, self._local_id = localnode.LocalNode(facts.dqlite_id), facts.dqlite_id
-        probe = await self._local.probe(_PROBE_SECONDS)
+        probe = await self._fresh_probe(facts.dqlite_id)
         if probe is None:
             return facts
         return msgspec.structs.replace(
@@ -164,6 +166,20 @@ class Proxy:
             leading=bool(probe.leader) and probe.leader == facts.name,
             members=probe.members,
         )
+
+    async def _fresh_probe(self, dqlite_id: int) -> localnode.Probe | None:
+        """One question to the own node serves everybody who asks meanwhile; a slow node makes nobody wait long."""
+        if self._local is None or self._local_id != dqlite_id:
+            if self._local is not None:
+                self._local.close()
+            self._local, self._local_id, self._probing = localnode.LocalNode(dqlite_id), dqlite_id, None
+        if self._probing is None or self._probing.done():
+            self._probing = self._loop.create_task(self._local.probe(_PROBE_SECONDS))
+        try:
+            async with asyncio.timeout(_PROBE_SECONDS):
+                return await asyncio.shield(self._probing)
+        except TimeoutError:
+            return None
 
     async def _membership(self, hello: preamble.Hello, writer: asyncio.StreamWriter) -> None:
         if hello.request is None:
@@ -187,7 +203,8 @@ class Proxy:
                 outward.cancel()
                 await asyncio.gather(inward, outward, return_exceptions=True)
         finally:
-            inner_writer.close()
+            # Not closed: a node whose client goes away in the middle of an answer keeps what the query holds.
+            farewell.leave(inner_writer)
 
 
 async def _copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

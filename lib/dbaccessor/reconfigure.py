@@ -11,65 +11,48 @@ killed after it, the next start completes the rest. `finish` is that next start.
 
 from __future__ import annotations
 
-import logging
-
 import msgspec
 
 from dbaccessor.dqlite import node
-from dbaccessor.identity import Epoch, Identity, Journal, Store, first_epoch
-
-log = logging.getLogger(__name__)
-
-
-class Behind(RuntimeError):
-    """The stopped node's log turned out to end before the newest known one: it must not go on alone."""
+from dbaccessor.identity import Identity, Journal, Store, first_epoch
 
 
 def bootstrap(store: Store, *, cluster_uuid: str, controller_id: str) -> Identity:
-    """Found a cluster of one on the (empty) data directory. Blocking; raises what `node.bootstrap` raises."""
-    journal = Journal(operation="bootstrap", dqlite_id=node.new_id(), epoch=first_epoch())
+    """Found a cluster of one on the (empty) data directory. Blocking.
+
+    Raises what `node.bootstrap` raises, or OSError; then everything is undone.
+    """
     identity = Identity(
         cluster_uuid=cluster_uuid,
         controller_id=controller_id,
-        dqlite_id=journal.dqlite_id,
-        epoch=journal.epoch,
+        dqlite_id=node.new_id(),
+        epoch=first_epoch(),
         state="member",
     )
-    store.save_journal(journal)
-    store.delete_unfinished_data()
-    store.data_dir.mkdir(mode=0o700)
-    node.bootstrap(store.data_dir, identity.dqlite_id, identity.name)
-    store.mark(identity.dqlite_id)
-    identity = msgspec.structs.replace(identity, fingerprint=store.fingerprint())
-    store.save_identity(identity)
-    store.clear_journal()
+    store.save_journal(Journal(operation="bootstrap", dqlite_id=identity.dqlite_id, epoch=identity.epoch))
+    try:
+        store.delete_unfinished_data()
+        store.data_dir.mkdir(mode=0o700)
+        node.bootstrap(store.data_dir, identity.dqlite_id, identity.name)
+        store.mark(identity.dqlite_id)
+        identity = msgspec.structs.replace(identity, fingerprint=store.fingerprint())
+        store.save_identity(identity)
+    finally:
+        finish(store)
     return identity
 
 
-def go_on_alone(
-    store: Store,
-    identity: Identity,
-    dropping: tuple[str, ...],
-    newest_known_index: int,
-) -> None:
+def go_on_alone(store: Store, identity: Identity, dropping: tuple[str, ...]) -> None:
     """Make this (stopped) node the only member, in a new epoch. Blocking; the new identity is in the store after it.
 
-    Raises Behind, with nothing changed, when the log ends before `newest_known_index`.
+    Raises DbAccessorError or OSError. If the store has the new epoch by then, only `finish` may follow, in a new
+    process: the library keeps the directory locked when a recovery fails.
     """
     last = node.last_entry(store.data_dir, identity.dqlite_id, identity.name)
-    if last.index < newest_known_index:
-        raise Behind(f"this node's log ends at {last.index}, the newest known one at {newest_known_index}")
-    epoch: Epoch = identity.epoch.successor()
+    epoch = identity.epoch.successor()
     store.save_journal(Journal(operation="reconfigure", dqlite_id=identity.dqlite_id, epoch=epoch, dropping=dropping))
-    identity = msgspec.structs.replace(
-        identity,
-        epoch=epoch,
-        dropped=tuple(sorted({*identity.dropped, *dropping})),
-        log_ended_at=last.index,
-    )
-    store.save_identity(identity)
-    node.recover(store.data_dir, identity.dqlite_id, identity.name)
-    store.clear_journal()
+    store.save_identity(msgspec.structs.replace(identity, epoch=epoch, log_ended_at=last.index))
+    finish(store)
 
 
 def finish(store: Store) -> str | None:
@@ -79,17 +62,21 @@ def finish(store: Store) -> str | None:
         return None
     identity = store.identity()
     if journal.operation == "bootstrap":
-        if identity is not None and identity.dqlite_id == journal.dqlite_id:
-            store.clear_journal()
-            return "an interrupted bootstrap was complete"
-        store.delete_unfinished_data()
+        if identity is None:
+            store.delete_unfinished_data()
         store.clear_journal()
-        return "an interrupted bootstrap was undone"
+        return f"an interrupted bootstrap was {'undone' if identity is None else 'complete'}"
     if journal.operation == "reconfigure":
-        if identity is not None and identity.epoch == journal.epoch and store.marked_id() == identity.dqlite_id:
+        done = identity is not None and identity.epoch == journal.epoch
+        if identity is not None and done and store.marked_id() == identity.dqlite_id:
             node.recover(store.data_dir, identity.dqlite_id, identity.name)
-            store.clear_journal()
-            return f"an interrupted reconfiguration to epoch {journal.epoch} was completed"
+            _flag_dropped(store, journal.dropping)
         store.clear_journal()
-        return "an interrupted reconfiguration was undone"
+        return f"an interrupted reconfiguration to epoch {journal.epoch} was {'completed' if done else 'undone'}"
     raise RuntimeError(f"journal.json names the unknown operation {journal.operation!r}: refresh this unit")
+
+
+def _flag_dropped(store: Store, names: tuple[str, ...]) -> None:
+    members = store.members()
+    known = tuple(msgspec.structs.replace(k, dropped=k.dropped or k.name in names) for k in members.known)
+    store.save_members(msgspec.structs.replace(members, known=known))

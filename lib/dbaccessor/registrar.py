@@ -5,14 +5,18 @@ The first tells the others who this node is; the second is what remains of the o
 
 from __future__ import annotations
 
+import logging
+
 import msgspec
-from dbaccessor.database import Database
 
 from dbaccessor import registry
 from dbaccessor.conf import ControllerConf
+from dbaccessor.database import Database
 from dbaccessor.dial import AddressBook
 from dbaccessor.identity import Identity, Known, Members, Store, controller_of, merge_known
 from dbaccessor.outlook import Outlook
+
+log = logging.getLogger(__name__)
 
 
 class Registrar:
@@ -21,22 +25,37 @@ class Registrar:
     def __init__(self, store: Store, database: Database) -> None:
         self._store = store
         self._database = database
+        self._unsaved = False
+        self._refused: set[str] = set()
         self.members = Members()
         self.announced_as: Identity | None = None
 
     def load(self) -> None:
         self.members = self._store.members()
 
+    @property
+    def dropped(self) -> tuple[Known, ...]:
+        """The members that a forced reconfiguration left behind and that were not yet seen refused."""
+        return tuple(k for k in self.members.known if k.dropped)
+
+    def saw_refused(self, name: str) -> None:
+        """Note that this member, if it was left behind, has met the new epoch."""
+        if any(k.name == name for k in self.dropped):
+            self._refused.add(name)
+
     async def announce(self, identity: Identity, address: str, generation: int) -> None:
         """Write this node's row. Raises DbAccessorError; asking again is safe."""
-        await registry.announce(self._database, identity, address, generation)
-        if identity.dropped:
-            await registry.drop_others(self._database, identity)
+        await registry.announce(self._database, identity, address, generation, self.dropped)
         self.announced_as = identity
 
     async def remember(self, identity: Identity, outlook: Outlook, conf: ControllerConf, book: AddressBook) -> None:
         """Bring members.json up to date with the cluster. Raises DbAccessorError."""
+        self._look_for_refused(outlook, identity)
+        if self._refused:
+            await registry.forget_dropped(self._database, self._refused)
+            self._refused = set()
         rows = await registry.rows(self._database)
+        left_behind = await registry.dropped(self._database)
         addresses = book.everybody()
         now = {
             m.name: Known(controller_of(m.name), m.name, addresses.get(controller_of(m.name), ""), str(m.role))
@@ -44,12 +63,13 @@ class Registrar:
         }
         if not now:
             return
-        recorded = [Known(r.controller_id, r.name, r.address) for r in rows if r.name not in now]
         # Those that left in order are forgotten, once the cluster itself does not know them any more.
-        earlier = [k for k in self.members.known if k.name in now or k.controller_id not in conf.departed]
+        recorded = [Known(r.controller_id, r.name, r.address) for r in rows if r.name not in now]
+        earlier = [k for k in self.members.known if not k.dropped]
+        unclear = [k for k in (*earlier, *recorded) if k.controller_id not in conf.departed]
         self.save(
             recorded=max((r.generation for r in rows if r.controller_id != identity.controller_id), default=0),
-            known=merge_known(earlier, [*recorded, *now.values()]),
+            known=merge_known(unclear, [*left_behind, *now.values()]),
             role=now[identity.name].role if identity.name in now else self.members.role,
         )
 
@@ -61,14 +81,33 @@ class Registrar:
         known: tuple[Known, ...] | None = None,
         role: str | None = None,
     ) -> None:
-        """Write members.json if anything differs. Generations never sink."""
-        fresh = msgspec.structs.replace(
-            self.members,
-            generation=max(generation, self.members.generation),
-            recorded=max(recorded, self.members.recorded),
-            known=self.members.known if known is None else known,
-            role=self.members.role if role is None else role,
+        """Write members.json if anything differs. Generations never sink.
+
+        A disk that refuses the write is logged and tried again at the next call: what is remembered here only
+        forbids, and the node itself goes on.
+        """
+        before = self.members
+        self.members = msgspec.structs.replace(
+            before,
+            generation=max(generation, before.generation),
+            recorded=max(recorded, before.recorded),
+            known=before.known if known is None else known,
+            role=before.role if role is None else role,
         )
-        if fresh != self.members:
-            self._store.save_members(fresh)
-            self.members = fresh
+        if self.members == before and not self._unsaved:
+            return
+        try:
+            self._store.save_members(self.members)
+            self._unsaved = False
+        except OSError as error:
+            if not self._unsaved:
+                log.error("members.json cannot be written: %s; trying again", error)
+            self._unsaved = True
+
+    def _look_for_refused(self, outlook: Outlook, identity: Identity) -> None:
+        for known in self.dropped:
+            answer = outlook.answers.get(known.controller_id)
+            if answer is None:
+                continue
+            if answer.name != known.name or answer.superseded is not None or answer.epoch == identity.epoch:
+                self._refused.add(known.name)

@@ -6,12 +6,12 @@ of the configuration in force when it joined.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
-from dbaccessor.database import Database, Transaction
-
 from dbaccessor import schema
-from dbaccessor.identity import Identity
+from dbaccessor.database import Database, Transaction
+from dbaccessor.identity import Identity, Known
 from dbaccessor.preamble import MembershipRequest
 
 DATABASE = "controller"
@@ -34,11 +34,15 @@ class NodeRow:
     generation: int
 
 
-async def announce(database: Database, identity: Identity, address: str, generation: int) -> None:
+async def announce(
+    database: Database, identity: Identity, address: str, generation: int, dropped: Iterable[Known]
+) -> None:
     """Apply the schema and write this node's row and the cluster's identity. Idempotent; raises DbAccessorError.
 
-    `generation` is 0 for a node that only came back: what it recorded when it joined stays.
+    `generation` is 0 for a node that only came back: what it recorded when it joined stays. `dropped` are the members
+    that a forced reconfiguration left behind; every later member is to know of them.
     """
+    left_behind = tuple(dropped)
 
     async def write(tx: Transaction) -> None:
         await _apply_schema(tx)
@@ -52,6 +56,13 @@ async def announce(database: Database, identity: Identity, address: str, generat
                 'INSERT INTO controller_config ("key", value) VALUES (?, ?)'
                 ' ON CONFLICT ("key") DO UPDATE SET value = excluded.value WHERE value <> excluded.value',
                 (key, value),
+            )
+        for known in left_behind:
+            await tx.execute("DELETE FROM controller_node WHERE name = ?", (known.name,))
+            await tx.execute(
+                "INSERT INTO controller_dropped (name, controller_id, address) VALUES (?, ?, ?)"
+                " ON CONFLICT (name) DO NOTHING",
+                (known.name, known.controller_id, known.address),
             )
 
     await database.run(write)
@@ -82,11 +93,19 @@ async def delete(database: Database, name: str) -> None:
     await database.run(write)
 
 
-async def drop_others(database: Database, identity: Identity) -> None:
-    """After a forced reconfiguration: delete the rows of those who are no members any more."""
+async def dropped(database: Database) -> tuple[Known, ...]:
+    """Return the members left behind that were not yet seen to know it."""
+    found = await database.read("SELECT controller_id, name, address FROM controller_dropped")
+    return tuple(Known(str(i), str(n), str(a), dropped=True) for i, n, a in found.rows)
+
+
+async def forget_dropped(database: Database, names: Iterable[str]) -> None:
+    """Delete these from the members left behind: they have met the new epoch and were refused."""
+    gone = tuple(names)
 
     async def write(tx: Transaction) -> None:
-        await tx.execute("DELETE FROM controller_node WHERE controller_id <> ?", (identity.controller_id,))
+        for name in gone:
+            await tx.execute("DELETE FROM controller_dropped WHERE name = ?", (name,))
 
     await database.run(write)
 

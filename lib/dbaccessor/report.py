@@ -41,24 +41,24 @@ class Accounts:
         self._since = time.time()
         self._waits: dict[str, Waiting] = {}
 
+    @property
+    def state(self) -> str:
+        return self._state
+
     def set_state(self, state: str, reason: str) -> None:
         if state != self._state:
             log.info("state %s: %s", state, reason)
             self._since = time.time()
         self._state, self._reason = state, reason
 
-    def wait_for(self, topic: str, reason: str, remedy: str) -> None:
-        """Show this wait instead of the others; a failed attempt ("retry") is shown beside them.
-
-        The same topic keeps its beginning, whatever the sentence says meanwhile.
-        """
-        before = self._waits.get(topic)
-        log.log(logging.INFO if before is None else logging.DEBUG, "waiting (%s): %s", topic, reason)
-        entry = Waiting(topic, before.since if before is not None else time.time(), reason, remedy)
-        self._waits = {**self._waits, topic: entry} if topic == "retry" else {topic: entry}
-
-    def no_waits(self) -> None:
-        self._waits = {}
+    def show(self, waits: Iterable[tuple[str, str, str]]) -> None:
+        """Show exactly these waits: (topic, reason, remedy). One topic keeps its beginning, whatever it says now."""
+        fresh: dict[str, Waiting] = {}
+        for topic, reason, remedy in waits:
+            before = self._waits.get(topic)
+            log.log(logging.INFO if before is None else logging.DEBUG, "waiting (%s): %s", topic, reason)
+            fresh[topic] = Waiting(topic, before.since if before is not None else time.time(), reason, remedy)
+        self._waits = fresh
 
     def section(self) -> dict[str, Any]:
         waits = [
@@ -77,13 +77,14 @@ def cluster_section(
     identity: Identity,
     members: tuple[Member, ...],
     leader: str,
-    answering: frozenset[str],
+    alive: frozenset[int],
+    dropped: Iterable[str],
     addresses: Mapping[str, str],
     port: int,
     running: bool,
 ) -> dict[str, Any]:
-    """Return the `cluster` part of the status document. `answering` are controller ids, this one included."""
-    ids = frozenset(m.dqlite_id for m in members if controller_of(m.name) in answering)
+    """Return the `cluster` part of the status document. `alive` are Dqlite ids, `dropped` raft names."""
+    ids = alive & {m.dqlite_id for m in members}
     silent = sorted(controller_of(m.name) for m in members if m.dqlite_id not in ids)
     off_target = cluster.off_target(members, ids) if leader else None
     if not running:
@@ -105,7 +106,7 @@ def cluster_section(
         "ha": bool(leader) and may_lose > 0,
         "may-lose": may_lose,
         "advice": advice,
-        "dropped": [controller_of(n) for n in identity.dropped],
+        "dropped": sorted(controller_of(n) for n in dropped),
         "log-ended-at": identity.log_ended_at,
         "members": [
             {

@@ -66,6 +66,9 @@ class Worker:
         self._db_state: DbState | None = None
         self._founded_at_generation = 0
         self._listen_problem: str | None = None
+        self._damage = ""
+        self._heard_epoch: Epoch | None = None
+        self._removed_since: float | None = None
         self._conf_due = self._retry_at = 0.0
         self._map_pause, self._map_due = _MAP_SECONDS, 0.0
         self._wake = asyncio.Event()
@@ -92,8 +95,16 @@ class Worker:
         """What the charm is to publish, None while this node is no member."""
         return self._db_state
 
+    @property
+    def stuck(self) -> bool:
+        """Whether a call into the library did not come back, so that the process must end without waiting for it."""
+        return self._own.stuck
+
     async def run(self) -> None:
-        """Own the node until cancelled. Raises only for what a restart cannot cure by itself either."""
+        """Own the node until cancelled.
+
+        Raises only for what needs a new process (the supervisor's restart) or an operator.
+        """
         self._load()
         self._proxy.start()
         try:
@@ -141,10 +152,11 @@ class Worker:
             self._accounts.set_state("leaving", "saying goodbye to the other members")
             outcome = await goodbye.say(identity, local, self._outlook, self._dialer, _LEAVE_SECONDS)
             async with self._acting:
-                left = msgspec.structs.replace(identity, state="left")
-                self._store.save_identity(left)
-                self._become(left)
-                await self._stop_node()
+                if outcome.done and self._identity is not None:
+                    left = msgspec.structs.replace(self._identity, state="left")
+                    self._store.save_identity(left)
+                    self._become(left)
+                    await self._stop_node()
         except TimeoutError:
             outcome = Outcome(False, f"no leader removed this node within {_LEAVE_SECONDS:g} s")
         except (errors.DbAccessorError, OSError) as error:
@@ -157,9 +169,12 @@ class Worker:
     # Looking
 
     def _load(self) -> None:
-        done = reconfigure.finish(self._store)
-        if done is not None:
-            log.warning("%s", done)
+        try:
+            done = reconfigure.finish(self._store)
+            if done is not None:
+                log.warning("%s", done)
+        except (errors.DbAccessorError, OSError) as error:
+            log.error("an interrupted change on disk cannot be completed: %s", error)
         self._identity = self._store.identity()
         self._db_state = self._store.db_state()
         self._registrar.load()
@@ -171,21 +186,40 @@ class Worker:
             self._wake.clear()
             async with self._acting:
                 if not self._stopping:
-                    await self._step()
+                    await self._step_guarded()
             try:
                 async with asyncio.timeout(_TICK_SECONDS):
                     await self._wake.wait()
             except TimeoutError:
                 pass
 
+    async def _step_guarded(self) -> None:
+        """One step. What the disk or the network refuses is shown and tried again; it never ends the node."""
+        if self._loop.time() < self._retry_at:
+            await self._look()
+            return
+        try:
+            await self._step()
+        except (errors.DbAccessorError, OSError, TimeoutError) as error:
+            self._retry_at = self._loop.time() + _RETRY_SECONDS
+            sentence = f"{self._accounts.state}: {str(error) or type(error).__name__}"
+            self._accounts.show([("retry", sentence, f"it is tried again every {_RETRY_SECONDS:g} s")])
+
+    async def _look(self) -> Outlook:
+        await self._own.look()
+        outlook = self._outlook()
+        self._own.heed(outlook.leader)
+        if not outlook.removed or self._identity is None or self._identity.state != "member":
+            self._removed_since = None
+        elif self._removed_since is None:
+            self._removed_since = self._loop.time()
+        self._update_facts()
+        return outlook
+
     async def _step(self) -> None:
         self._read_conf()
         await self._listen()
-        await self._own.look()
-        outlook = self._outlook()
-        if outlook.leader:
-            self._own.saw_leader()
-        self._update_facts()
+        outlook = await self._look()
         if self._leaving:
             return
         action = policy.decide(self._view(outlook))
@@ -193,18 +227,9 @@ class Worker:
         if isinstance(action, policy.Wait | policy.Serve):
             return
         if self._listen_problem is not None and not isinstance(action, policy.PutAside | policy.Supersede):
-            remedy = "see the unit's addresses; it is tried again by itself"
-            self._accounts.wait_for("bind-address", self._listen_problem, remedy)
-            return
-        if self._loop.time() < self._retry_at:
             return
         log.info("%s: %s", type(action).__name__.lower(), action.reason)
-        try:
-            await self._act(action)
-        except (errors.DbAccessorError, OSError, TimeoutError, reconfigure.Behind) as error:
-            self._retry_at = self._loop.time() + _RETRY_SECONDS
-            sentence = f"{type(action).__name__.lower()} failed: {error}"
-            self._accounts.wait_for("retry", sentence, f"it is tried again every {_RETRY_SECONDS:g} s")
+        await self._act(action)
         self._update_facts()
         self._wake.set()
 
@@ -221,9 +246,6 @@ class Worker:
         if conf is None:
             return
         log.info("configuration generation %d: %s", conf.generation, conf.db_bind_addresses)
-        if not self._own.running:  # A running node keeps the latency it was started with.
-            self._timing = timing.for_latency(conf.network_latency_ms)
-            self._dialer.timing = self._peers.timing = self._membership.timing = self._timing
         self._registrar.save(generation=conf.generation)
         self._update_dialer()
         self._peers.hurry()
@@ -245,17 +267,22 @@ class Worker:
 
     def _view(self, outlook: Outlook) -> policy.View:
         members = self._registrar.members
+        known = {k.name for k in members.known if not k.dropped} | {m.name for m in outlook.members}
         return policy.View(
             conf=self._reader.conf,
+            conf_problem=self._reader.problem,
             disk=policy.Disk(
                 identity=self._identity,
                 marked_id=self._store.marked_id(),
                 has_files=self._store.has_files(),
                 fingerprint=self._store.fingerprint(),
+                damage=self._damage,
+                held=members.held,
             ),
             running=self._running(outlook) if self._own.running else None,
             peers=self._peers.peers(self._cluster_uuid()),
-            members=tuple(k.name for k in members.known),
+            members=tuple(sorted(known)),
+            heard_epoch=self._heard_epoch,
             recorded_generation=members.recorded,
             peers_asked=self._peers.asked(self._targets()),
             hold_seconds=self._timing.hold_seconds,
@@ -266,7 +293,11 @@ class Worker:
         index = 0
         if silent >= self._timing.hold_seconds:  # Reading segments is not for every tick.
             index = nodedir.last_index_on_disk(self._store.data_dir)
-        return policy.Running(outlook.own_role, outlook.leader, silent, index)
+        now = self._loop.time()
+        removed = self._removed_since is not None and now - self._removed_since >= self._timing.hold_seconds
+        return policy.Running(
+            outlook.own_role, outlook.leader, silent, index, answers=self._own.probe is not None, removed=removed
+        )
 
     # Acting
 
@@ -280,8 +311,7 @@ class Worker:
             case policy.Join():
                 await self._join(action)
             case policy.Forget():
-                self._store.forget_identity()
-                self._become(None)
+                self._forget_identity()
             case policy.Supersede():
                 await self._supersede(action.epoch)
             case policy.PutAside():
@@ -321,7 +351,6 @@ class Worker:
         member = msgspec.structs.replace(identity, state="member")
         self._store.save_identity(member)
         self._become(member)
-        self._own.saw_leader()
 
     async def _new_identity(self, conf: ControllerConf, leader: str) -> Identity:
         """Make a new id with an empty, marked directory, in the epoch of those who follow `leader`."""
@@ -341,40 +370,66 @@ class Worker:
         return identity
 
     async def _supersede(self, epoch: Epoch) -> None:
+        """Whatever the disk says, this process serves the older epoch no longer."""
         assert self._identity is not None
         marked = msgspec.structs.replace(self._identity, superseded=epoch)
-        self._store.save_identity(marked)
-        self._become(marked)
-        await self._proxy.drop_connections()
-        await self._stop_node()
+        try:
+            self._store.save_identity(marked)
+        finally:
+            self._become(marked)
+            await self._proxy.drop_connections()
+            await self._stop_node()
 
     async def _put_aside(self, action: policy.PutAside) -> None:
         await self._stop_node()
         where = await asyncio.to_thread(self._store.put_aside, action.reason)
-        self._store.forget_identity()
-        self._become(None)
+        self._forget_identity()
         log.warning("data put aside in %s: %s", where, action.reason)
 
     async def _go_on_alone(self, action: policy.Reconfigure) -> None:
-        assert self._identity is not None
-        newest_known_index = self._conf().db_last_index
+        identity = self._identity
+        assert identity is not None
         self._accounts.set_state("reconfiguring", action.reason)
         log.warning("going on alone: %s", action.reason)
         await self._stop_node()
         await self._proxy.drop_connections()
+        # Anything remembered only in memory so far is to be on disk before the journal refers to it.
+        self._registrar.save()
         try:
-            await asyncio.to_thread(
-                reconfigure.go_on_alone, self._store, self._identity, action.dropping, newest_known_index
-            )
+            await asyncio.to_thread(reconfigure.go_on_alone, self._store, identity, action.dropping)
+        except (errors.DbAccessorError, OSError) as error:
+            if self._store.identity() != identity:
+                raise RuntimeError(
+                    f"going on alone stopped halfway; a new process has to complete it: {error}"
+                ) from error
+            raise
         finally:
             self._become(self._store.identity())
-        self._registrar.save(known=())
+        self._registrar.load()
         await self._start_node()
 
     async def _start_node(self) -> None:
         assert self._identity is not None
+        if self._store.journal() is not None:
+            raise errors.NotReady("an interrupted change on disk could not be completed; the log says why")
         self._registrar.announced_as = None
-        await self._own.start(self._identity, self._conf().network_latency_ms)
+        latency_ms = self._conf().network_latency_ms
+        self._timing = timing.for_latency(latency_ms)
+        self._dialer.timing = self._peers.timing = self._membership.timing = self._timing
+        try:
+            await self._own.start(self._identity, latency_ms)
+            self._damage = ""
+        except errors.Refused as error:
+            self._damage = str(error)
+            raise
+        finally:
+            self._update_facts()
+
+    def _forget_identity(self) -> None:
+        self._store.forget_identity()
+        self._registrar.load()
+        self._damage = ""
+        self._become(None)
 
     async def _stop_node(self) -> None:
         await self._own.stop()
@@ -388,9 +443,9 @@ class Worker:
             await asyncio.sleep(_DUTY_SECONDS)
             try:
                 await self._membership.look()
+                self._update_db_state()
             except (errors.DbAccessorError, OSError, TimeoutError) as error:
-                log.warning("membership: %s", error)
-            self._update_db_state()
+                log.warning("duties: %s", error)
             self._ask_for_a_newer_map()
 
     async def _keep_registry(self) -> None:
@@ -406,7 +461,7 @@ class Worker:
                     self._wake.set()
                 await self._registrar.remember(identity, outlook, conf, self._dialer.book)
                 self._update_dialer()
-            except errors.DbAccessorError as error:
+            except (errors.DbAccessorError, OSError) as error:
                 log.info("registry: %s", error)
 
     def _announced(self) -> bool:
@@ -447,7 +502,7 @@ class Worker:
         identity, conf, local, outlook = self._identity, self._reader.conf, self._own.local, self._outlook()
         if identity is None or conf is None or local is None or self._stopping or not outlook.leading:
             return None
-        return Leading(identity.dqlite_id, local, conf, frozenset(outlook.answers))
+        return Leading(identity.dqlite_id, local, conf, outlook.alive)
 
     async def _membership_request(self, request: MembershipRequest) -> Outcome:
         """Called on the proxy's loop; the work belongs to this worker's."""
@@ -458,6 +513,7 @@ class Worker:
 
     def _become(self, identity: Identity | None) -> None:
         self._identity = identity
+        self._heard_epoch = None
         if identity is None:
             self._db_state = None
         self._update_dialer()
@@ -514,11 +570,8 @@ class Worker:
 
     def _heard(self, answer: Answer) -> None:
         """Called from any thread: somebody told who they are. A newer epoch is worth asking everybody at once."""
-        identity = self._identity
-        if identity is None or answer.cluster_uuid != identity.cluster_uuid:
-            return
-        if newer_epoch(identity.epoch, answer.superseded or answer.epoch):
-            self._loop.call_soon_threadsafe(self._peers.hurry)
+        if answer.cluster_uuid:
+            self._loop.call_soon_threadsafe(self._hear, answer.cluster_uuid, answer.superseded or answer.epoch)
 
     def _hello(self, hello: Hello) -> None:
         """Called on the proxy's loop: a caller told who it is."""
@@ -526,30 +579,39 @@ class Worker:
 
     def _note_caller(self, hello: Hello) -> None:
         identity = self._identity
-        if hello.controller_id:
-            self._dialer.saw(hello.controller_id)
         if identity is None or hello.cluster_uuid != identity.cluster_uuid:
             return
-        if newer_epoch(identity.epoch, hello.epoch):
-            self._peers.hurry()
-        name = node_name(hello.controller_id, hello.dqlite_id)
-        if name in identity.dropped and newer_epoch(hello.epoch, identity.epoch):
-            # One that was left behind has met this epoch, was refused, and need not be shown any longer.
-            fresh = msgspec.structs.replace(identity, dropped=tuple(n for n in identity.dropped if n != name))
-            self._store.save_identity(fresh)
-            self._registrar.announced_as = fresh if self._announced() else None
-            self._become(fresh)
+        if hello.controller_id in self._targets():
+            self._dialer.saw(hello.controller_id)
+        self._hear(hello.cluster_uuid, hello.epoch)
+        if newer_epoch(hello.epoch, identity.epoch):
+            # It was left behind, has met this epoch now and was refused: it need not be shown any longer.
+            self._registrar.saw_refused(node_name(hello.controller_id, hello.dqlite_id))
+
+    def _hear(self, cluster_uuid: str, epoch: Epoch | None) -> None:
+        """Somebody spoke of this epoch, whoever it was: whether it ends this node is decided in the next step."""
+        identity = self._identity
+        if identity is None or cluster_uuid != identity.cluster_uuid or not newer_epoch(identity.epoch, epoch):
+            return
+        if self._heard_epoch is None or newer_epoch(self._heard_epoch, epoch):
+            self._heard_epoch = epoch
+        self._wake.set()
 
     # What status shows
 
     def _account(self, action: policy.Action, outlook: Outlook) -> None:
         accounts = self._accounts
+        wait = action if isinstance(action, policy.Wait) else getattr(action, "notice", None)
+        waits = [] if wait is None else [(wait.topic, wait.reason, wait.remedy)]
+        if self._listen_problem is not None:
+            waits.append(("listen", self._listen_problem, "see the unit's addresses; it is tried again by itself"))
+        accounts.show(waits)
         if isinstance(action, policy.Wait):
-            accounts.wait_for(action.topic, action.reason, action.remedy)
             if not self._own.running or not outlook.leader:
                 accounts.set_state("waiting", action.reason)
+            elif self._announced():
+                accounts.set_state("serving", action.reason)
         elif isinstance(action, policy.Serve):
-            accounts.no_waits()
             if not outlook.leader:
                 accounts.set_state("starting" if not self._announced() else "serving", action.reason)
             elif self._announced():
@@ -566,7 +628,8 @@ class Worker:
                 identity,
                 outlook.members,
                 outlook.leader,
-                frozenset({identity.controller_id, *outlook.answers}),
+                outlook.alive,
+                (k.name for k in self._registrar.dropped),
                 self._dialer.book.everybody(),
                 self._dialer.book.port,
                 self._own.running,

@@ -24,7 +24,11 @@ def leave(writer: asyncio.StreamWriter) -> None:
     # The transport holds the one who throws away, the event loop holds the transport: no task is needed.
     transport.set_protocol(_Discard(writer))
     if transport.can_write_eof():
-        transport.write_eof()
+        try:
+            transport.write_eof()
+        except OSError:  # The node's end is gone already, so there is nothing it could still hold.
+            transport.abort()
+            return
     if isinstance(transport, asyncio.ReadTransport):
         transport.resume_reading()
 

@@ -55,7 +55,13 @@ def test_a_wrong_value_is_refused_and_named(old, new, sentence):
         parse(GOOD.replace(old, new))
 
 
-@pytest.mark.parametrize("text", ["", "[]", "12", "\x00", "a: b: c", "&a [*a]", "- " * 2000])
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("", "[]", "12", "\x00", "a: b: c", "&a [*a]", "- " * 2000),
+        *("a: 2026-13-45", "a: !!int abc", "a: !!timestamp foo", "a: !!bool x", "a: " + "9" * 5000, "a: !!binary é"),
+    ],
+)
 def test_garbage_is_refused(text):
     with pytest.raises(BadConf):
         parse(text)

@@ -127,6 +127,15 @@ def test_an_identity_or_data_forbids_a_bootstrap():
     assert isinstance(decide(View(conf=c, disk=Disk(has_files=True))), PutAside)
 
 
+@pytest.mark.parametrize("addresses", [{"0": "10.0.0.10"}, {"0": "10.0.0.10", "1": "10.0.0.11"}])
+def test_who_once_held_the_clusters_data_never_founds_it_again(addresses):
+    """The founder lost its data, "bootstrapped" is not published yet, and the others are down."""
+    c = conf(bootstrapped=False, db_bind_addresses=addresses)
+    action = decide(View(conf=c, disk=Disk(held=(UUID,)), peers=(silent("1"), silent("2"))))
+    assert isinstance(action, Wait)
+    assert isinstance(decide(View(conf=c, disk=Disk(held=("another",)))), Bootstrap)
+
+
 # Whose data
 
 
@@ -164,6 +173,17 @@ def test_a_newer_epoch_is_recorded_before_anything_else_running_or_not():
         assert action.epoch == E2
     told = Peer("1", answers=True, same_cluster=True, holds_data=True, epoch=E1, superseded=E2)
     assert isinstance(decide(View(conf=conf(), disk=GOOD, peers=(told,))), Supersede)
+
+
+def test_an_epoch_that_a_caller_spoke_of_counts_like_an_answer():
+    action = decide(View(conf=conf(), disk=GOOD, running=Running("voter", NAMES[0]), heard_epoch=E2))
+    assert isinstance(action, Supersede)
+    assert action.epoch == E2
+
+
+def test_a_superseded_identity_whose_data_is_already_gone_is_still_given_up():
+    half_done = Disk(identity=msgspec.structs.replace(ME, superseded=E2))
+    assert isinstance(decide(View(conf=conf(), disk=half_done)), PutAside)
 
 
 def test_an_epoch_of_another_cluster_means_nothing():
@@ -214,6 +234,50 @@ def test_a_running_node_is_not_stopped_by_a_configuration_of_another_cluster():
     assert action.topic == "configuration"
 
 
+def test_damaged_data_is_put_aside_only_where_the_others_have_a_leader():
+    damaged = dataclasses.replace(GOOD, damage="checksum mismatch")
+    alone = decide(View(conf=conf(), disk=damaged, peers=(silent("1"), silent("2"))))
+    assert isinstance(alone, Wait)
+    assert "checksum mismatch" in alone.reason
+    led = (member("1", leader=NAMES[2]), member("2", leader=NAMES[2]))
+    assert isinstance(decide(View(conf=conf(), disk=damaged, peers=led)), PutAside)
+
+
+def test_a_join_whose_cluster_has_no_leader_starts_all_the_same_because_its_vote_may_be_needed():
+    joining = dataclasses.replace(GOOD, identity=msgspec.structs.replace(ME, state="joining"))
+    for peers in ((silent("1"), silent("2")), (member("1"), silent("2"))):
+        assert isinstance(decide(View(conf=conf(), disk=joining, peers=peers)), Start)
+
+
+def test_a_joiner_does_not_choose_between_two_epochs_of_one_number():
+    peers = (member("1", leader=NAMES[1]), member("2", leader=NAMES[2], epoch=E1_OTHER))
+    action = decide(View(conf=conf(), peers=peers))
+    assert isinstance(action, Wait)
+    assert action.topic == "epoch"
+
+
+def test_a_rival_epoch_is_shown_while_serving():
+    peers = (member("1", leader=NAMES[1], epoch=E1_OTHER),)
+    action = decide(View(conf=conf(), disk=GOOD, running=Running("voter", NAMES[0]), peers=peers))
+    assert isinstance(action, Serve)
+    assert action.notice is not None
+    assert "neither yields" in action.notice.reason
+
+
+def test_a_removed_member_gives_up_its_data_if_it_is_named_still_and_waits_if_it_departed():
+    removed = Running("voter", "", 10.0, 50, removed=True)
+    peers = (member("1", leader=NAMES[1]),)
+    assert isinstance(decide(View(conf=conf(), disk=GOOD, running=removed, peers=peers)), PutAside)
+    gone = conf(db_bind_addresses={"1": "10.0.0.11"}, departed=("0",))
+    assert decide(View(conf=gone, disk=GOOD, running=removed, peers=peers)).topic == "removed"  # type: ignore[union-attr]
+
+
+def test_a_peer_that_answers_nonsense_does_not_break_the_decision():
+    odd = Peer("1", answers=True, same_cluster=True, holds_data=True, epoch=None, leader="x")
+    for disk, run in ((Disk(), None), (GOOD, None), (GOOD, LONELY)):
+        assert decide(View(conf=conf(), disk=disk, running=run, peers=(odd,), members=NAMES)).reason
+
+
 # Going on alone
 
 
@@ -231,6 +295,11 @@ def test_two_fresh_units_in_place_of_two_dead_ones_heal_too():
 
 
 MISSING_WITNESS = {
+    "the own node does not answer": (
+        {"running": dataclasses.replace(LONELY, answers=False)},
+        "the own node does not answer",
+    ),
+    "there is no other member at all": ({"members": NAMES[:1]}, "the only member"),
     "another member is still named": ({"conf": conf()}, "no quorum"),
     "an unresolved member is still named": (
         {"conf": msgspec.structs.replace(ALONE, db_unresolved=("3",))},
@@ -305,7 +374,15 @@ def test_over_every_combination_the_irreversible_actions_need_all_their_reasons(
     ):
         if run is not None and disk is not GOOD:
             continue
-        view = View(c, disk, run, (first, second), NAMES, recorded, asked)
+        view = View(
+            conf=c,
+            disk=disk,
+            running=run,
+            peers=(first, second),
+            members=NAMES,
+            recorded_generation=recorded,
+            peers_asked=asked,
+        )
         action = decide(view)
         seen.add(type(action))
         assert action.reason
