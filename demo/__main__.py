@@ -27,7 +27,7 @@ def main(
     ] = None,
     history_file: Annotated[
         Path | None,
-        typer.Option("--history", help="Keep the writer's history, line by line, in this file.", dir_okay=False),
+        typer.Option("--history", help="Keep the writer's history in this file.", dir_okay=False),
     ] = None,
 ) -> None:
     """Units of the real charm form a real Dqlite cluster, survive kills and a power cut, and shrink to one."""
