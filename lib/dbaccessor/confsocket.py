@@ -133,7 +133,9 @@ def _handler_class(routes: Mapping[tuple[str, str], Handler]) -> type[http.serve
             self.send_header("Content-Type", kind)
             self.send_header("Content-Length", str(len(body)))
             self.end_headers()
-            self.wfile.write(body)
+            if body:
+                with contextlib.suppress(BrokenPipeError):  # Who asked has gone, and needs no answer.
+                    self.wfile.write(body)
 
         def _respond(self, method: str) -> Response:
             try:

@@ -6,6 +6,7 @@ The first tells the others who this node is; the second is what remains of the o
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 
 import msgspec
 
@@ -66,11 +67,13 @@ class Registrar:
         # Those that left in order are forgotten, once the cluster itself does not know them any more.
         recorded = [Known(r.controller_id, r.name, r.address) for r in rows if r.name not in now]
         earlier = [k for k in self.members.known if not k.dropped]
+        everybody = {k.controller_id for k in (*left_behind, *now.values())}
         unclear = [k for k in (*earlier, *recorded) if k.controller_id not in conf.departed]
         self.save(
             recorded=max((r.generation for r in rows if r.controller_id != identity.controller_id), default=0),
             known=merge_known(unclear, [*left_behind, *now.values()]),
             role=now[identity.name].role if identity.name in now else self.members.role,
+            addresses={i: a for i, a in addresses.items() if i in everybody or i not in conf.departed},
         )
 
     def save(
@@ -80,6 +83,7 @@ class Registrar:
         recorded: int = 0,
         known: tuple[Known, ...] | None = None,
         role: str | None = None,
+        addresses: Mapping[str, str] | None = None,
     ) -> None:
         """Write members.json if anything differs. Generations never sink.
 
@@ -93,6 +97,7 @@ class Registrar:
             recorded=max(recorded, before.recorded),
             known=before.known if known is None else known,
             role=before.role if role is None else role,
+            addresses=before.addresses if addresses is None else dict(addresses),
         )
         if self.members == before and not self._unsaved:
             return

@@ -246,7 +246,8 @@ class Worker:
         if conf is None:
             return
         log.info("configuration generation %d: %s", conf.generation, conf.db_bind_addresses)
-        self._registrar.save(generation=conf.generation)
+        earlier = self._registrar.members.addresses
+        self._registrar.save(generation=conf.generation, addresses={**earlier, **conf.db_bind_addresses})
         self._update_dialer()
         self._peers.hurry()
 
@@ -544,7 +545,10 @@ class Worker:
         self._dialer.book = dial.AddressBook(
             port=conf.dqlite_port if conf is not None else 17666,
             current=dict(conf.db_bind_addresses) if conf is not None else {},
-            earlier={k.controller_id: k.address for k in self._registrar.members.known if k.address},
+            earlier={
+                **{k.controller_id: k.address for k in self._registrar.members.known if k.address},
+                **self._registrar.members.addresses,
+            },
         )
 
     def _update_facts(self) -> None:

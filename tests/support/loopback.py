@@ -123,6 +123,10 @@ class Cluster:
         section = self.status(n).get("cluster") or {}
         return None if section.get("leader") is None else int(section["leader"])
 
+    def epoch(self, n: int) -> int:
+        section = self.status(n).get("cluster") or {"epoch": {"number": 0}}
+        return int(section["epoch"]["number"])
+
     def request(self, n: int, method: str, target: str, timeout_seconds: float = 5) -> tuple[int, Any]:
         status, body = confsocket.request(
             self.state_dir(n) / confsocket.CONTROL, method, target, timeout_seconds=timeout_seconds

@@ -161,7 +161,7 @@ def test_the_last_one_of_three_goes_on_alone_and_those_left_behind_stay_out(clus
     cluster.wait(lambda: cluster.state(0) == "waiting", "without quorum it waits, as both are still named")
     assert "no quorum" in cluster.status(0)["reason"]
     cluster.configure([0], departed=["1", "2"])
-    took = cluster.wait(lambda: cluster.serving(0), "it goes on alone")
+    took = cluster.wait(lambda: cluster.epoch(0) == 2 and cluster.serving(0), "it goes on alone")
     assert took < 10
 
     section = cluster.status(0)["cluster"]
@@ -244,3 +244,87 @@ def test_a_planned_stop_hands_leadership_over(cluster):
     assert cluster.terminate(leader) == 0
     assert "handing leadership to" in (cluster.root / f"{leader}.log").read_text()
     cluster.wait(lambda: cluster.leader(others[0]) in others, "another leads", 5)
+
+
+@pytest.mark.parametrize("named", [[0], [0, 1, 2]])
+def test_a_wiped_founder_founds_nothing_while_its_peers_are_down(cluster, named):
+    """The worst moment: "bootstrapped" was never published, and nobody is there to say that the cluster exists."""
+    cluster.form(3)
+    cluster.kill(0, 1, 2)
+    shutil.rmtree(cluster.state_dir(0) / "dqlite")
+    cluster.configure(named, bootstrapped=False)
+    cluster.start(0)
+    cluster.wait(lambda: cluster.state(0) == "waiting", "it waits")
+    assert cluster.status(0)["cluster"] is None
+    time.sleep(2)  # It had every chance to do the wrong thing.
+    assert cluster.state(0) == "waiting"
+
+    if len(named) > 1:
+        cluster.start(1, 2)
+        cluster.wait(lambda: cluster.serving(0, 1, 2), "it joins when they are back", 40)
+
+
+def test_a_majority_left_behind_stays_out_even_if_the_survivor_it_knew_is_gone(cluster):
+    cluster.form(3)
+    cluster.kill(1, 2)
+    cluster.configure([0], departed=["1", "2"])
+    cluster.wait(lambda: cluster.epoch(0) == 2 and cluster.serving(0), "0 goes on alone")
+    cluster.configure([0, 3], departed=["1", "2"])
+    cluster.start(3)
+    cluster.wait(lambda: cluster.role_counts(3) == (2, 0, 0), "3 joins", 40)
+    members = cluster.state_dir(3) / "members.json"
+    cluster.wait(lambda: "controller-1" in members.read_text(), "3 inherits whom to watch for")
+    cluster.kill(0)
+
+    cluster.start(1, 2)  # With their configuration of before, and the old majority between them.
+
+    for n in (1, 2):
+        cluster.wait(lambda n=n: list((cluster.state_dir(n) / "aside").glob("dqlite-*")), f"{n} puts its data aside")
+
+
+def test_a_damaged_log_is_put_aside_and_its_node_joins_again(cluster):
+    cluster.form(3)
+    for value in range(3):
+        write(cluster, 0, 1, 2, value=value)
+    cluster.kill(1)
+    cluster.wait(lambda: cluster.roles(0).get(1) == "spare", "it is demoted")
+    cluster.start(1)
+    cluster.wait(lambda: cluster.role_counts(0) == (3, 0, 0), "its log has a closed segment now")
+    cluster.kill(1)
+    segment = next((cluster.state_dir(1) / "dqlite").glob("0000000000*-*"))
+    damaged = bytearray(segment.read_bytes())
+    damaged[24] ^= 0xFF
+    segment.write_bytes(damaged)
+
+    cluster.start(1)
+
+    cluster.wait(lambda: cluster.serving(1) and cluster.role_counts(0) == (3, 0, 0), "it is a voter again", 40)
+    assert list((cluster.state_dir(1) / "aside").glob("dqlite-*"))
+    assert read(cluster, 0, 1, 2) == [0, 1, 2]
+
+
+def test_an_address_that_cannot_be_bound_is_shown_and_does_not_stop_the_node(cluster):
+    cluster.form(1)
+    cluster.configure([0], **{"db-bind-addresses": {"0": "192.0.2.1"}})
+    cluster.wait(lambda: cluster.status(0)["waits"], "the wait is shown")
+
+    (wait,) = cluster.status(0)["waits"]
+    assert wait["for"] == "listen"
+    assert "192.0.2.1" in wait["reason"]
+    assert cluster.serving(0)
+    cluster.configure([0])
+    cluster.wait(lambda: not cluster.status(0)["waits"], "and it goes when the address is good")
+
+
+def test_a_stopped_process_is_not_reconfigured_over_when_it_comes_back_with_questions_in_flight(cluster):
+    """Many short pauses, longer than the hold, under a configuration that wrongly names only this controller."""
+    cluster.form(3)
+    cluster.configure([0], departed=["1", "2"])
+    for _ in range(3):
+        cluster.signal(0, signal.SIGSTOP)
+        time.sleep(3.2)
+        cluster.signal(0, signal.SIGCONT)
+        time.sleep(0.3)
+
+    cluster.wait(lambda: cluster.leader(1) is not None, "there is one leader")
+    assert cluster.status(0)["cluster"]["epoch"]["number"] == 1
