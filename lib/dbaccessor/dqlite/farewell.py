@@ -10,6 +10,7 @@ will be asked, and the rest of its answer is thrown away until it closes by itse
 from __future__ import annotations
 
 import asyncio
+import socket
 
 # A query that is still at it after this is beyond help, and holding its connection would not end.
 _LONGEST_SECONDS = 300.0
@@ -21,16 +22,27 @@ def leave(writer: asyncio.StreamWriter) -> None:
     transport = writer.transport
     if transport.is_closing():
         return
+    if _other_side_ended(transport):
+        transport.abort()
+        return
     # The transport holds the one who throws away, the event loop holds the transport: no task is needed.
     transport.set_protocol(_Discard(writer))
     if transport.can_write_eof():
-        try:
-            transport.write_eof()
-        except OSError:  # The node's end is gone already, so there is nothing it could still hold.
-            transport.abort()
-            return
+        transport.write_eof()
     if isinstance(transport, asyncio.ReadTransport):
         transport.resume_reading()
+
+
+def _other_side_ended(transport: asyncio.WriteTransport) -> bool:
+    """True when there is nothing left to read. The streams may have seen that already; then nobody is told again."""
+    shared = transport.get_extra_info("socket")
+    try:
+        with shared.dup() as copy:
+            return not copy.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
+    except BlockingIOError:
+        return False
+    except OSError:
+        return True
 
 
 class _Discard(asyncio.Protocol):

@@ -8,8 +8,9 @@ import os
 import socket
 from typing import Any
 
-import golden_conversation
 import pytest
+
+import golden_conversation
 from dbaccessor.dqlite import native, wire
 from dqlitenodes import InProcess
 

@@ -1,0 +1,140 @@
+"""A fake Dqlite node for tests of the client: speaks the wire protocol on socket pairs, and does what it is told.
+
+It keeps no database. Each test gives it a script: a function from a request to what is answered.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import struct
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from dbaccessor import errors
+from dbaccessor.dqlite.connection import Connection
+
+
+@dataclass(frozen=True)
+class Asked:
+    """One request as it arrived: its type, and its text where it has one (a statement, a name)."""
+
+    type: int
+    text: str
+
+
+# What a script may answer besides bytes.
+END = object()  # Close the connection.
+SILENCE = object()  # Answer nothing, and keep the connection.
+
+Script = Callable[[Asked], object]
+
+
+def message(kind: int, body: bytes) -> bytes:
+    return struct.pack("<IBBH", len(body) // 8, kind, 0, 0) + body
+
+
+def words(*values: int) -> bytes:
+    return struct.pack(f"<{len(values)}Q", *values)
+
+
+def text(value: str) -> bytes:
+    data = value.encode()
+    return data + bytes(8 - len(data) % 8)
+
+
+def failure(code: int, said: str = "as told") -> bytes:
+    return message(0, words(code) + text(said))
+
+
+def result(last_insert_id: int = 0, rows_affected: int = 0) -> bytes:
+    return message(6, words(last_insert_id, rows_affected))
+
+
+def rows(*values: int, done: bool = True) -> bytes:
+    """One column of integers."""
+    body = words(1) + text("n") + b"".join(words(1, value) for value in values)
+    return message(7, body + (b"\xff" if done else b"\xee") * 8)
+
+
+DATABASE = message(4, words(0))
+EMPTY = message(8, words(0))
+
+
+def obliging(asked: Asked) -> object:
+    """Answer everything as a healthy leader would that has nothing to tell."""
+    return {3: DATABASE, 8: result(), 9: rows(1), 0: message(1, words(7) + text("controller-0-7"))}.get(
+        asked.type, EMPTY
+    )
+
+
+class FakeNode:
+    """`asked` is all it was asked, on any connection. `script` may be replaced at any time."""
+
+    def __init__(self, script: Script = obliging) -> None:
+        self.script = script
+        self.asked: list[Asked] = []
+        self.connections: list[Connection] = []
+        self.ended = 0
+        self._serving: set[asyncio.Task[None]] = set()
+
+    @property
+    def statements(self) -> list[str]:
+        return [asked.text for asked in self.asked if asked.type in (8, 9)]
+
+    async def connect(self, deadline_seconds: float = 5) -> Connection:
+        near, far = socket.socketpair()
+        task = asyncio.create_task(self._serve(far))
+        self._serving.add(task)
+        reader, writer = await asyncio.open_unix_connection(sock=near)
+        self.connections.append(await Connection.open(reader, writer, deadline_seconds=deadline_seconds))
+        return self.connections[-1]
+
+    async def to_leader(self, *, deadline: float) -> Connection:
+        """The connector that Database wants."""
+        if asyncio.get_running_loop().time() >= deadline:
+            raise errors.NotReady("too late for the fake node")
+        return await self.connect()
+
+    async def close(self) -> None:
+        for connection in self.connections:
+            connection.close()
+        for task in self._serving:
+            task.cancel()
+        await asyncio.gather(*self._serving, return_exceptions=True)
+        # A connection that was left in the middle of an answer closes when it sees that this side has.
+        while not all(connection._writer.transport.is_closing() for connection in self.connections):
+            await asyncio.sleep(0)
+        await asyncio.sleep(0)
+
+    async def __aenter__(self) -> FakeNode:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
+
+    async def _serve(self, far: socket.socket) -> None:
+        reader, writer = await asyncio.open_unix_connection(sock=far)
+        try:
+            assert await reader.readexactly(8) == words(1)
+            while True:
+                count, kind, _schema, _extra = struct.unpack("<IBBH", await reader.readexactly(8))
+                body = await reader.readexactly(8 * count)
+                asked = Asked(kind, _text_of(kind, body))
+                self.asked.append(asked)
+                answer = self.script(asked)
+                if answer is END:
+                    return
+                if answer is not SILENCE:
+                    assert isinstance(answer, bytes)
+                    writer.write(answer)
+        except (asyncio.IncompleteReadError, ConnectionError):
+            pass
+        finally:
+            self.ended += 1
+            writer.close()
+
+
+def _text_of(kind: int, body: bytes) -> str:
+    start = {3: 0, 8: 8, 9: 8, 12: 8}.get(kind)
+    return "" if start is None else body[start:].split(b"\0", 1)[0].decode()

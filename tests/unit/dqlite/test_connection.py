@@ -1,0 +1,233 @@
+"""One conversation: deadlines, ends and nonsense, and what each leaves behind."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+
+import pytest
+
+import fakenode
+from dbaccessor import errors
+from dbaccessor.dqlite.connection import Connection, Member, Result, Role, Rows
+from fakenode import END, SILENCE, Asked, FakeNode, failure, message, rows, text, words
+
+Play = Callable[[FakeNode, Connection], Awaitable[None]]
+
+
+def hold(play: Play, script: fakenode.Script = fakenode.obliging) -> None:
+    async def run() -> None:
+        async with FakeNode(script) as node:
+            await play(node, await node.connect())
+
+    asyncio.run(run())
+
+
+def always(answer: object) -> fakenode.Script:
+    return lambda asked: answer
+
+
+# How to ask each kind of request, and whether it can change anything.
+READS: dict[str, Callable[[Connection], Awaitable[object]]] = {
+    "leader": lambda c: c.leader(deadline_seconds=0.05),
+    "cluster": lambda c: c.cluster(deadline_seconds=0.05),
+    "open": lambda c: c.open_database("data", deadline_seconds=0.05),
+    "query": lambda c: c.query("SELECT 1", deadline_seconds=0.05),
+}
+CHANGES: dict[str, Callable[[Connection], Awaitable[object]]] = {
+    "execute": lambda c: c.execute("DELETE FROM t", deadline_seconds=0.05),
+    "add": lambda c: c.add(7, "controller-0-7", deadline_seconds=0.05),
+    "remove": lambda c: c.remove(7, deadline_seconds=0.05),
+    "transfer": lambda c: c.transfer(7, deadline_seconds=0.05),
+}
+
+
+def test_answers_become_values():
+    async def play(node: FakeNode, connection: Connection) -> None:
+        node.script = always(message(1, words(7) + text("controller-0-7")))
+        assert await connection.leader() == (7, "controller-0-7")
+        node.script = always(message(1, words(0) + text("")))
+        assert await connection.leader() is None
+        node.script = always(message(3, words(1, 7) + text("controller-0-7") + words(1)))
+        assert await connection.cluster() == (Member(7, "controller-0-7", Role.STANDBY),)
+        node.script = always(fakenode.result(3, 2))
+        assert await connection.execute("DELETE FROM t") == Result(3, 2)
+        node.script = always(rows(1, 2, done=False) + rows(3))
+        assert await connection.query("SELECT n FROM t") == Rows(("n",), ((1,), (2,), (3,)))
+        assert connection.usable
+
+    hold(play)
+
+
+@pytest.mark.parametrize("trouble", [SILENCE, END, b"garbage!", message(6, words(1)), message(10, words(0, 0))])
+@pytest.mark.parametrize(
+    ("ask", "kind"),
+    [*((ask, errors.NotReady) for ask in READS.values()), *((ask, errors.Indefinite) for ask in CHANGES.values())],
+    ids=[*READS, *CHANGES],
+)
+def test_an_answer_that_does_not_come_is_in_doubt_only_for_a_change_and_ends_the_conversation(
+    ask: Callable[[Connection], Awaitable[object]], kind: type[errors.DbAccessorError], trouble: object
+):
+    async def play(node: FakeNode, connection: Connection) -> None:
+        with pytest.raises(errors.DbAccessorError) as caught:
+            await ask(connection)
+        assert type(caught.value) is kind
+        assert not connection.usable
+        with pytest.raises(errors.NotReady, match="closed"):
+            await connection.leader()
+        assert len(node.asked) == 1
+
+    hold(play, always(trouble))
+
+
+def test_the_answer_to_another_question_ends_the_conversation():
+    async def play(node: FakeNode, connection: Connection) -> None:
+        with pytest.raises(errors.Indefinite, match="Empty came instead of Result"):
+            await connection.execute("DELETE FROM t")
+        assert not connection.usable
+
+    hold(play, always(fakenode.EMPTY))
+
+
+@pytest.mark.parametrize(
+    ("code", "usable"), [(1, True), (5, True), (10250, True), (12, False), (10506, False), (10, False)]
+)
+def test_failures_that_leave_doubt_end_the_conversation(code: int, usable: bool):
+    async def play(node: FakeNode, connection: Connection) -> None:
+        with pytest.raises(errors.DbAccessorError) as caught:
+            await connection.execute("DELETE FROM t")
+        assert caught.value.code == code
+        assert connection.usable is usable
+
+    hold(play, always(failure(code)))
+
+
+def test_a_connection_on_which_rows_were_yielded_is_never_used_again():
+    async def play(node: FakeNode, connection: Connection) -> None:
+        with pytest.raises(errors.Refused):
+            await connection.execute("DELETE FROM t")
+        assert not connection.usable
+
+    hold(play, always(failure(1, "rows yielded when none expected for EXEC request")))
+
+
+def test_no_row_counts_before_the_done_marker():
+    async def play(node: FakeNode, connection: Connection) -> None:
+        node.script = always(rows(1, done=False) + rows(2, done=False) + failure(10506, "leadership lost"))
+        with pytest.raises(errors.NotReady, match="leadership lost"):
+            await connection.query("SELECT n FROM t")
+
+    hold(play)
+
+
+def test_one_request_waits_for_the_other():
+    async def play(node: FakeNode, connection: Connection) -> None:
+        first = asyncio.create_task(connection.query("SELECT 1"))
+        second = asyncio.create_task(connection.query("SELECT 2"))
+        await asyncio.gather(first, second)
+        assert node.statements == ["SELECT 1", "SELECT 2"]
+
+    hold(play)
+
+
+def test_who_waits_for_the_connection_too_long_leaves_it_as_it_is():
+    async def play(node: FakeNode, connection: Connection) -> None:
+        release = asyncio.Event()
+        node.script = lambda asked: SILENCE if asked.text == "SELECT 1" else rows(2)
+        first = asyncio.create_task(connection.query("SELECT 1"))
+        while not node.asked:
+            await asyncio.sleep(0)
+        with pytest.raises(errors.NotReady, match="busy"):
+            await connection.execute("DELETE FROM t", deadline_seconds=0.02)
+        assert connection.usable
+        assert node.statements == ["SELECT 1"]
+        release.set()
+        first.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await first
+
+    hold(play)
+
+
+@pytest.mark.parametrize("sql", ["SELECT 1", "DELETE FROM t"])
+def test_a_cancelled_caller_ends_the_conversation(sql: str):
+    async def play(node: FakeNode, connection: Connection) -> None:
+        ask = connection.query if sql.startswith("SELECT") else connection.execute
+        task = asyncio.create_task(ask(sql))
+        while not node.asked:
+            await asyncio.sleep(0)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        assert not connection.usable
+        while not node.ended:
+            await asyncio.sleep(0)
+
+    hold(play, always(SILENCE))
+
+
+def test_leaving_a_query_reads_its_answer_to_the_end_and_leaving_anything_else_does_not():
+    """See farewell: a node must be able to finish an answer of several parts."""
+
+    async def play(node: FakeNode, connection: Connection) -> None:
+        parts = 0
+
+        def part(asked: Asked) -> object:
+            nonlocal parts
+            parts += 1
+            return rows(*range(1000), done=False) * 200
+
+        node.script = part
+        with pytest.raises(errors.NotReady):
+            await connection.query("SELECT n FROM t", deadline_seconds=0.0)
+        assert not connection.usable
+        assert connection._writer.transport.get_protocol() is not None
+        # The fake node sees the half-closed connection only after its whole answer was taken off its hands.
+        while not node.ended:
+            await asyncio.sleep(0.001)
+        assert parts == 1
+        while not connection._writer.transport.is_closing():
+            await asyncio.sleep(0.001)
+
+    hold(play)
+
+
+def test_what_is_refused_is_not_sent():
+    async def play(node: FakeNode, connection: Connection) -> None:
+        for ask, sql in (
+            (connection.execute, "INSERT INTO t VALUES(1) RETURNING a"),
+            (connection.query, "INSERT INTO t VALUES(1)"),
+            (connection.execute, "SELECT 1"),
+            (connection.query, "BEGIN"),
+        ):
+            with pytest.raises(errors.Refused):
+                await ask(sql)
+        for name in ("", ":memory:", "a/b", "x" * 200, ".x"):
+            with pytest.raises(errors.Refused, match="no name"):
+                await connection.open_database(name)
+        with pytest.raises(errors.Refused, match="NUL"):
+            await connection.add(7, "a\0b")
+        assert node.asked == []
+        assert connection.usable
+
+    hold(play)
+
+
+def test_a_result_without_end_is_cut_off(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("dbaccessor.dqlite.connection.MAX_RESULT_BYTES", 1000)
+
+    async def play(node: FakeNode, connection: Connection) -> None:
+        with pytest.raises(errors.Refused, match="larger"):
+            await connection.query("SELECT n FROM t")
+        assert not connection.usable
+
+    hold(play, always(rows(*range(100), done=False) + rows(1)))
+
+
+def test_an_empty_part_that_is_not_the_last_is_the_defect_of_long_names():
+    async def play(node: FakeNode, connection: Connection) -> None:
+        with pytest.raises(errors.Refused, match="names of the columns"):
+            await connection.query("SELECT n FROM t")
+        assert not connection.usable
+
+    hold(play, always(rows(done=False)))
