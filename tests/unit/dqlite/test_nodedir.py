@@ -1,0 +1,192 @@
+"""Directories as they are found: with and without data, copied, torn, half written."""
+
+from __future__ import annotations
+
+import shutil
+import struct
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dbaccessor.dqlite import nodedir
+
+
+def checksum(data: bytes) -> int:
+    """CRC-32 bit by bit, highest bit first, as the format's description has it; nodedir computes it otherwise."""
+    register = 0
+    for byte in data:
+        register ^= byte << 24
+        for _ in range(8):
+            register = register << 1 ^ (0x04C11DB7 if register & 1 << 31 else 0)
+            register &= 0xFFFFFFFF
+    return register
+
+
+def batch(*sizes: int, fill: bytes = b"x") -> bytes:
+    """A batch of entries with data of these sizes."""
+    head = struct.pack("<Q", len(sizes)) + b"".join(struct.pack("<QB3xI", 3, 1, size) for size in sizes)
+    data = b"".join((fill * size).ljust((size + 7) // 8 * 8, b"\0") for size in sizes)
+    return struct.pack("<II", checksum(head), checksum(data)) + head + data
+
+
+FORMAT = struct.pack("<Q", 1)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "metadata1",
+        "metadata2",
+        "open-1",
+        "0000000000000001-0000000000000009",
+        "snapshot-1-7-99",
+        "snapshot-1-7-99.meta",
+    ],
+)
+def test_one_file_of_raft_is_data(tmp_path: Path, name: str):
+    (tmp_path / name).touch()
+
+    assert nodedir.has_data(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["dqlite-lock", "identity", "metadata3", "open-x", "1-2", "snapshot-1-2", "open-1.b"])
+def test_other_files_are_no_data(tmp_path: Path, name: str):
+    (tmp_path / name).touch()
+
+    assert not nodedir.has_data(tmp_path)
+    assert nodedir.last_index_on_disk(tmp_path) == 0
+
+
+def test_a_directory_that_is_not_there_has_no_data(tmp_path: Path):
+    assert not nodedir.has_data(tmp_path / "nowhere")
+    assert nodedir.last_index_on_disk(tmp_path / "nowhere") == 0
+
+
+def test_a_copy_has_another_fingerprint_and_a_renamed_directory_the_same(tmp_path: Path):
+    first = tmp_path / "first"
+    first.mkdir()
+    found = nodedir.fingerprint(first)
+
+    shutil.copytree(first, tmp_path / "copy")
+    first.rename(tmp_path / "renamed")
+
+    assert nodedir.fingerprint(tmp_path / "renamed") == found
+    assert nodedir.fingerprint(tmp_path / "copy") != found
+    with pytest.raises(FileNotFoundError):
+        nodedir.fingerprint(first)
+
+
+def test_what_is_put_aside_keeps_its_files_and_says_why(tmp_path: Path):
+    into = tmp_path / "aside"
+    targets = []
+    for _ in range(3):
+        directory = tmp_path / "dqlite"
+        directory.mkdir()
+        (directory / "metadata1").write_text("kept")
+        targets.append(nodedir.put_aside(directory, into, "Data of another cluster: 8d0e/…"))
+        assert not directory.exists()
+
+    assert len(set(targets)) == 3
+    assert all((target / "metadata1").read_text() == "kept" for target in targets)
+    assert all("data-of-another-cluster-8d0e" in target.name for target in targets)
+    assert {target.parent for target in targets} == {into}
+
+
+def test_closed_segments_and_snapshots_tell_their_last_index_by_name(tmp_path: Path):
+    (tmp_path / "0000000000000001-0000000000000040").touch()
+    assert nodedir.last_index_on_disk(tmp_path) == 40
+    (tmp_path / "0000000000000041-0000000000000050").touch()
+    assert nodedir.last_index_on_disk(tmp_path) == 50
+    (tmp_path / "snapshot-2-90-1234").touch()
+    assert nodedir.last_index_on_disk(tmp_path) == 50, "a snapshot counts only when its .meta is there"
+    (tmp_path / "snapshot-2-90-1234.meta").touch()
+    (tmp_path / "snapshot-1-95-1234").touch()
+    (tmp_path / "snapshot-1-95-1234.meta").touch()
+    assert nodedir.last_index_on_disk(tmp_path) == 90, "the newest snapshot is the one of the highest term"
+
+
+def test_entries_of_open_segments_follow_the_closed_ones(tmp_path: Path):
+    (tmp_path / "0000000000000001-0000000000000040").touch()
+    # A local snapshot is taken of what was applied already: it adds nothing.
+    for name in ("snapshot-1-42-7", "snapshot-1-42-7.meta"):
+        (tmp_path / name).touch()
+    (tmp_path / "open-2").write_bytes(FORMAT + batch(8) + batch(16, 24) + bytes(64))
+    (tmp_path / "open-10").write_bytes(FORMAT + batch(0))
+    (tmp_path / "open-11").write_bytes(bytes(4096))
+    (tmp_path / "open-12").write_bytes(b"")
+
+    assert nodedir.last_index_on_disk(tmp_path) == 40 + 3 + 1
+
+
+def test_a_log_that_begins_behind_a_received_snapshot_is_counted_from_it(tmp_path: Path):
+    for name in ("snapshot-1-42-7", "snapshot-1-42-7.meta"):
+        (tmp_path / name).touch()
+    (tmp_path / "open-1").write_bytes(FORMAT + batch(8, 8))
+
+    assert nodedir.last_index_on_disk(tmp_path) == 44
+
+
+batches = st.lists(st.lists(st.integers(min_value=0, max_value=40), min_size=1, max_size=4), max_size=5)
+
+
+@given(batches, st.data())
+def test_an_open_segment_cut_anywhere_has_the_batches_that_are_whole(
+    tmp_path_factory: pytest.TempPathFactory, sizes: list[list[int]], data: st.DataObject
+):
+    parts = [batch(*some) for some in sizes]
+    content = FORMAT + b"".join(parts)
+    cut = data.draw(st.integers(min_value=0, max_value=len(content)))
+    directory = tmp_path_factory.mktemp("cut")
+    (directory / "open-1").write_bytes(content[:cut] + bytes(100))
+    whole = 0
+    end = len(FORMAT)
+    for some, part in zip(sizes, parts, strict=True):
+        end += len(part)
+        # Zeros follow: data that ends in zeros may be complete although its last bytes were cut off.
+        if end <= cut or content[cut:end] == bytes(end - cut):
+            whole += len(some)
+        else:
+            break
+
+    assert nodedir.last_index_on_disk(directory) == whole
+
+
+@given(batches.filter(bool), st.data())
+def test_a_last_batch_with_a_changed_byte_does_not_count(
+    tmp_path_factory: pytest.TempPathFactory, sizes: list[list[int]], data: st.DataObject
+):
+    parts = [batch(*some) for some in sizes]
+    last = bytearray(parts[-1])
+    last[data.draw(st.integers(min_value=0, max_value=len(last) - 1))] ^= data.draw(st.integers(1, 255))
+    directory = tmp_path_factory.mktemp("changed")
+    (directory / "open-1").write_bytes(FORMAT + b"".join(parts[:-1]) + last)
+
+    assert nodedir.last_index_on_disk(directory) == sum(map(len, sizes[:-1]))
+
+
+@given(st.binary(max_size=400))
+def test_any_content_of_an_open_segment_is_counted_or_ignored(tmp_path_factory: pytest.TempPathFactory, content: bytes):
+    directory = tmp_path_factory.mktemp("garbage")
+    (directory / "open-1").write_bytes(FORMAT + content)
+
+    assert nodedir.last_index_on_disk(directory) >= 0
+
+
+def test_a_segment_that_is_renamed_while_it_is_read_is_not_counted_twice_nor_lost(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    (tmp_path / "0000000000000001-0000000000000040").touch()
+    (tmp_path / "open-1").write_bytes(FORMAT + batch(8, 8))
+    count = nodedir._count_entries
+
+    def rename_then_count(fd: int) -> int:
+        monkeypatch.setattr(nodedir, "_count_entries", count)
+        (tmp_path / "open-1").rename(tmp_path / "0000000000000041-0000000000000042")
+        (tmp_path / "open-2").write_bytes(FORMAT + batch(8))
+        return count(fd)
+
+    monkeypatch.setattr(nodedir, "_count_entries", rename_then_count)
+
+    assert nodedir.last_index_on_disk(tmp_path) == 43
