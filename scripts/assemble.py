@@ -1,13 +1,12 @@
 """The tree that charmcraft would pack, put together from this checkout, its .venv and this machine's libdqlite.
 
-Called by scripts/pack where there is no charmcraft. What differs from a real .charm is said on standard error and in the
-manifest: the binaries are this machine's, so the file is for this machine and for tests, not for publication.
+Called by scripts/pack where there is no charmcraft. What differs from a real .charm is said on standard error and in
+the manifest: the binaries are this machine's, so the file is for this machine and for tests, not for publication.
 """
 
 from __future__ import annotations
 
 import importlib.metadata
-import os
 import platform
 import re
 import shutil
@@ -153,9 +152,7 @@ def write_manifest(tree: Path, architecture: str, notes: list[str]) -> None:
     system = platform.freedesktop_os_release()
     manifest = {
         "analysis": {"attributes": []},
-        "bases": [
-            {"name": system["ID"], "channel": system.get("VERSION_ID", ""), "architectures": [architecture]}
-        ],
+        "bases": [{"name": system["ID"], "channel": system.get("VERSION_ID", ""), "architectures": [architecture]}],
         "assembled-by": "scripts/pack",
         "assembled-notes": notes,
     }
@@ -171,7 +168,7 @@ def pack(tree: Path, target: Path) -> None:
             entry.compress_type = zipfile.ZIP_DEFLATED
             if path.is_symlink():
                 entry.external_attr = (stat.S_IFLNK | 0o777) << 16
-                archive.writestr(entry, os.readlink(path))
+                archive.writestr(entry, str(path.readlink()))
             else:
                 executable = path.stat().st_mode & 0o100
                 entry.external_attr = (stat.S_IFREG | (0o755 if executable else 0o644)) << 16
