@@ -77,6 +77,7 @@ class FakeNode:
         self.connections: list[Connection] = []
         self.ended = 0
         self._serving: set[asyncio.Task[None]] = set()
+        self._writers: list[asyncio.StreamWriter] = []
 
     @property
     def statements(self) -> list[str]:
@@ -102,10 +103,9 @@ class FakeNode:
         for task in self._serving:
             task.cancel()
         await asyncio.gather(*self._serving, return_exceptions=True)
-        # A connection that was left in the middle of an answer closes when it sees that this side has.
-        while not all(connection._writer.transport.is_closing() for connection in self.connections):
-            await asyncio.sleep(0)
-        await asyncio.sleep(0)
+        for writer in self._writers:
+            # Not close(): nobody may be left to take what is still to be sent.
+            writer.transport.abort()
 
     async def __aenter__(self) -> FakeNode:
         return self
@@ -115,6 +115,7 @@ class FakeNode:
 
     async def _serve(self, far: socket.socket) -> None:
         reader, writer = await asyncio.open_unix_connection(sock=far)
+        self._writers.append(writer)
         try:
             assert await reader.readexactly(8) == words(1)
             while True:

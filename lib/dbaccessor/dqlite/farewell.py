@@ -10,53 +10,55 @@ will be asked, and the rest of its answer is thrown away until it closes by itse
 from __future__ import annotations
 
 import asyncio
+import os
 import socket
 
+_CHUNK = 64 * 1024
 # A query that is still at it after this is beyond help, and holding its connection would not end.
 _LONGEST_SECONDS = 300.0
 _MOST_BYTES = 1 << 30
 
 
 def leave(writer: asyncio.StreamWriter) -> None:
-    """Take the connection over from its streams: they must not be used any more. Returns at once."""
+    """Take the connection over from its streams: they are closed, and must not be used any more. Returns at once."""
     transport = writer.transport
     if transport.is_closing():
         return
-    if _other_side_ended(transport):
-        transport.abort()
-        return
-    # The transport holds the one who throws away, the event loop holds the transport: no task is needed.
-    transport.set_protocol(_Discard(writer))
-    if transport.can_write_eof():
-        transport.write_eof()
-    if isinstance(transport, asyncio.ReadTransport):
-        transport.resume_reading()
+    # A second descriptor keeps the connection open without the transport, which nobody would own any more. The
+    # event loop holds the one who reads from it: no task is needed, and a loop that ends first leaves no trace.
+    fd = os.dup(transport.get_extra_info("socket").fileno())
+    transport.abort()
+    with socket.socket(fileno=fd) as stream:
+        try:
+            stream.shutdown(socket.SHUT_WR)
+        except OSError:
+            return  # The other side is gone already.
+        stream.detach()
+    _Discard(fd)
 
 
-def _other_side_ended(transport: asyncio.WriteTransport) -> bool:
-    """True when there is nothing left to read. The streams may have seen that already; then nobody is told again."""
-    shared = transport.get_extra_info("socket")
-    try:
-        with shared.dup() as copy:
-            return not copy.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
-    except BlockingIOError:
-        return False
-    except OSError:
-        return True
+class _Discard:
+    """Reads a descriptor to its end, within limits, and closes it."""
 
-
-class _Discard(asyncio.Protocol):
-    def __init__(self, writer: asyncio.StreamWriter) -> None:
-        # Kept, because a StreamWriter that nobody holds closes its transport.
-        self._writer = writer
+    def __init__(self, fd: int) -> None:
+        self._fd = fd
         self._bytes_left = _MOST_BYTES
-        loop = asyncio.get_running_loop()
-        self._timer = loop.call_later(_LONGEST_SECONDS, writer.transport.abort)
+        self._loop = asyncio.get_running_loop()
+        self._timer = self._loop.call_later(_LONGEST_SECONDS, self._close)
+        self._loop.add_reader(fd, self._read)
 
-    def data_received(self, data: bytes) -> None:
-        self._bytes_left -= len(data)
-        if self._bytes_left < 0:
-            self._writer.transport.abort()
+    def _read(self) -> None:
+        try:
+            size = len(os.read(self._fd, _CHUNK))
+        except BlockingIOError:
+            return
+        except OSError:
+            size = 0
+        self._bytes_left -= size
+        if size == 0 or self._bytes_left < 0:
+            self._close()
 
-    def connection_lost(self, exc: Exception | None) -> None:
+    def _close(self) -> None:
         self._timer.cancel()
+        self._loop.remove_reader(self._fd)
+        os.close(self._fd)
