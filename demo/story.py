@@ -147,6 +147,7 @@ class Story:
         leader = self._settled_leader()
         survivor = next(u for u in sorted(self._stage.units(), key=_number) if u != leader)
         victims = [unit for unit in self._stage.units() if unit != survivor]
+        epoch = self._epoch(leader)
         self._rest()
         end = self._stage.last_index(leader)
         self._stage.until(
@@ -162,13 +163,12 @@ class Story:
         self._findings.scale_to_one_s = round(back - begun, 2)
         self._holds("the survivor reconfigures itself and is writable", f"{back - begun:.1f} s after the loss")
         self._until_active(1)
-        status = self._stage.hactl(survivor)
-        cluster = status.cluster if status else None
         self._check(
-            "the survivor says what happened",
-            cluster is not None and cluster.epoch.number > 0 and len(cluster.members) == 1,
-            f"epoch {cluster.epoch.number}, {len(cluster.members)} member(s)" if cluster else "no status",
+            "the epoch rose by one",
+            self._epoch(survivor) == epoch + 1,
+            f"from {epoch} to {self._epoch(survivor)}",
         )
+        self._until_roles("one voter", {"voter": 1})
         self._show_hactl()
 
     def count_rows(self) -> None:
@@ -319,6 +319,13 @@ class Story:
     def _write(self) -> None:
         self._stage.outsider("write")
         self._writes = True
+
+    def _epoch(self, unit: str) -> int:
+        """Return the epoch's number as the unit says it. Raises Failed when it is in no cluster."""
+        status = self._stage.hactl(unit)
+        if status is None or status.cluster is None:
+            raise Failed(f"{unit} is in no cluster: {status.reason if status else 'it does not answer'}")
+        return status.cluster.epoch.number
 
     def _show_hactl(self) -> None:
         unit = min(self._stage.units(), key=_number)
