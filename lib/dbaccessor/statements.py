@@ -1,6 +1,6 @@
 """Which SQL may be sent to a node at all: the check that every statement passes before its bytes leave (C15).
 
-A client can kill a node, and libdqlite 1.18.7 does not defend itself (each of these was tried):
+A client can kill a node, and libdqlite 1.18.7 does not defend itself (docs/decisions/10-what-a-client-may-not-ask.md):
 
 | statement | what happens |
 |---|---|
