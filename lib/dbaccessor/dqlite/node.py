@@ -154,6 +154,20 @@ class Node:
         self._library.c.dqlite_node_destroy(handle)
         self._callback = None
 
+    def aim_for(self, voters: int, standbys: int) -> None:
+        """Change how many voters and stand-bys this node, when it leads, aims at; also while it runs.
+
+        It takes effect within a second or two. The library has no lock for this: it reads two plain integers.
+        """
+        self._voters, self._standbys = voters, standbys
+        if self._handle is not None:
+            c = self._library.c
+            _check(
+                self._library, self._handle, "setting the voters", c.dqlite_node_set_target_voters(self._handle, voters)
+            )
+            code = c.dqlite_node_set_target_standbys(self._handle, standbys)
+            _check(self._library, self._handle, "setting the stand-bys", code)
+
     def handover(self) -> bool:
         """Give leadership and voting right to others, before a stop. True when all was handed over.
 

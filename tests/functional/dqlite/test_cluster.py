@@ -31,6 +31,30 @@ def test_roles_fill_up_to_three_voters_and_three_standbys(
     asyncio.run(play())
 
 
+def test_one_voter_of_two_can_be_had_and_the_other_may_be_lost(nodes: InProcess):
+    """Two voters stop writing when either is lost. The aim can be changed while the nodes run."""
+
+    async def play() -> None:
+        await nodes.grow(2, voters=1)
+        await nodes.wait_for_roles(1, 1)
+        leader = await nodes.wait_for_leader()
+        await asyncio.to_thread(nodes.stop, 1 - leader)
+        async with nodes.connect(leader) as connection:
+            await connection.open_database("data")
+            await connection.execute("CREATE TABLE t(a)")
+        await asyncio.to_thread(nodes.start, 1 - leader, voters=1)
+        await asyncio.to_thread(nodes.start, 2, voters=1)
+        await nodes.join(2)
+        await nodes.wait_for_roles(1, 2)
+
+        for index in range(3):
+            nodes.nodes[index].aim_for(voters=3, standbys=3)
+
+        await nodes.wait_for_roles(3, 0)
+
+    asyncio.run(play())
+
+
 def test_a_stopped_voter_becomes_a_spare_and_a_standby_takes_its_place(nodes: InProcess):
     async def play() -> None:
         await nodes.grow(5)
