@@ -101,7 +101,7 @@ class Daemon:
         self._loop = asyncio.get_running_loop()
         self._worker = Worker(state_dir)
         self._notifier = Notifier(shlex.split(os.environ.get("HA_CONTROLLER_NOTIFY", "")))
-        self._worker.on_db_state = self._notifier.ask
+        self._worker.charm_news.notify = self._notifier.ask
         self._stop = asyncio.Event()
 
     async def run(self) -> None:
@@ -159,7 +159,7 @@ class Daemon:
         return 200, "application/text", controller_id.encode()
 
     def _db_state(self, _: bytes) -> confsocket.Response:
-        state = self._worker.db_state()
+        state = self._worker.charm_news.db_state
         if state is None:
             return 404, "text/plain", b"this node is no member of a cluster\n"
         return _json(msgspec.to_builtins(state))

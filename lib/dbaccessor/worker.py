@@ -11,26 +11,26 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
 from dbaccessor import decide as policy
-from dbaccessor import dial, errors, goodbye, reconfigure, registry, report, timing
+from dbaccessor import errors, goodbye, reconfigure, registry, report, timing
+from dbaccessor.charmnews import CharmNews
 from dbaccessor.conf import FILE_NAME, ConfReader, ControllerConf
 from dbaccessor.database import Database
 from dbaccessor.dqlite import node as dqlite_node
 from dbaccessor.dqlite import nodedir
-from dbaccessor.identity import DbState, Epoch, Identity, Store, controller_of, node_name
+from dbaccessor.identity import Epoch, Identity, Store
 from dbaccessor.leader import MemberConnector
 from dbaccessor.membership import Leading, Membership
 from dbaccessor.outlook import Outlook
 from dbaccessor.ownnode import OwnNode
 from dbaccessor.peers import PeerWatch
-from dbaccessor.preamble import Answer, Hello, MembershipRequest, Outcome, newer_epoch
-from dbaccessor.proxy import CannotListen, Proxy
+from dbaccessor.preamble import MembershipRequest, Outcome
+from dbaccessor.presence import Presence
 from dbaccessor.registrar import Registrar
 
 log = logging.getLogger(__name__)
@@ -41,8 +41,6 @@ _DUTY_SECONDS = 0.5
 _REGISTRY_SECONDS = 2.0
 _RETRY_SECONDS = 1.0
 _LEAVE_SECONDS = 25.0
-_MAP_SECONDS = 3.0
-_MAP_LIMIT_SECONDS = 300.0
 
 
 class Worker:
@@ -53,28 +51,23 @@ class Worker:
         self._store = Store(state_dir)
         self._reader = ConfReader(state_dir / FILE_NAME)
         self._timing = timing.for_latency(10)
-        self._dialer = dial.Dialer(dial.Caller(), dial.AddressBook(), self._timing, self._heard)
+        self._wake = asyncio.Event()
+        self._presence = Presence(self._timing, self._membership_request, self._saw_refused, self._wake.set)
+        self._dialer, self._proxy = self._presence.dialer, self._presence.proxy
         self._own = OwnNode(self._store.data_dir, self._dialer.raft_connect)
-        self._proxy = Proxy(self._membership_request, self._hello)
-        self._peers = PeerWatch(self._dialer, self._timing, self._targets, lambda: self._wake.set())
+        self._peers = PeerWatch(self._dialer, self._timing, self._presence.targets, self._wake.set)
         self._connector = MemberConnector(self._dialer, lambda: self._own.local)
         controller_database = self.database(registry.DATABASE)
         self._registrar = Registrar(self._store, controller_database)
         self._membership = Membership(controller_database, self._timing, self._leading)
         self._accounts = report.Accounts()
-        self._identity: Identity | None = None
-        self._db_state: DbState | None = None
+        self.charm_news = CharmNews(self._store)
         self._founded_at_generation = 0
-        self._listen_problem: str | None = None
         self._damage = ""
-        self._heard_epoch: Epoch | None = None
         self._removed_since: float | None = None
         self._conf_due = self._retry_at = 0.0
-        self._map_pause, self._map_due = _MAP_SECONDS, 0.0
-        self._wake = asyncio.Event()
         self._acting = asyncio.Lock()
         self._leaving = self._stopping = False
-        self.on_db_state: Callable[[], None] = lambda: None
 
     # What others may call
 
@@ -90,10 +83,6 @@ class Worker:
             self._wake.set()
 
         self._loop.call_soon_threadsafe(look)
-
-    def db_state(self) -> DbState | None:
-        """What the charm is to publish, None while this node is no member."""
-        return self._db_state
 
     @property
     def stuck(self) -> bool:
@@ -175,11 +164,11 @@ class Worker:
                 log.warning("%s", done)
         except (errors.DbAccessorError, OSError) as error:
             log.error("an interrupted change on disk cannot be completed: %s", error)
-        self._identity = self._store.identity()
-        self._db_state = self._store.db_state()
+        self.charm_news.load()
         self._registrar.load()
         self._reader = ConfReader(self._reader.path, floor=self._registrar.members.generation)
-        self._update_dialer()
+        self._become(self._store.identity())
+        self._update_addresses()
 
     async def _keep_deciding(self) -> None:
         while True:
@@ -218,7 +207,7 @@ class Worker:
 
     async def _step(self) -> None:
         self._read_conf()
-        await self._listen()
+        await self._presence.listen()
         outlook = await self._look()
         if self._leaving:
             return
@@ -226,7 +215,7 @@ class Worker:
         self._account(action, outlook)
         if isinstance(action, policy.Wait | policy.Serve):
             return
-        if self._listen_problem is not None and not isinstance(action, policy.PutAside | policy.Supersede):
+        if self._presence.listen_problem is not None and not isinstance(action, policy.PutAside | policy.Supersede):
             return
         log.info("%s: %s", type(action).__name__.lower(), action.reason)
         await self._act(action)
@@ -248,20 +237,8 @@ class Worker:
         log.info("configuration generation %d: %s", conf.generation, conf.db_bind_addresses)
         earlier = self._registrar.members.addresses
         self._registrar.save(generation=conf.generation, addresses={**earlier, **conf.db_bind_addresses})
-        self._update_dialer()
+        self._update_addresses()
         self._peers.hurry()
-
-    async def _listen(self) -> None:
-        conf = self._reader.conf
-        if conf is None or conf.own_address is None:
-            return
-        try:
-            await self._proxy.listen(conf.own_address, conf.dqlite_port)
-            self._listen_problem = None
-        except CannotListen as error:
-            if self._listen_problem != str(error):
-                log.error("%s", error)
-            self._listen_problem = str(error)
 
     def _outlook(self) -> Outlook:
         return Outlook(self._identity, self._own.probe, self._peers.answers(), self._registrar.members.role)
@@ -283,9 +260,9 @@ class Worker:
             running=self._running(outlook) if self._own.running else None,
             peers=self._peers.peers(self._cluster_uuid()),
             members=tuple(sorted(known)),
-            heard_epoch=self._heard_epoch,
+            heard_epoch=self._presence.heard_epoch,
             recorded_generation=members.recorded,
-            peers_asked=self._peers.asked(self._targets()),
+            peers_asked=self._peers.asked(self._presence.targets()),
             hold_seconds=self._timing.hold_seconds,
         )
 
@@ -444,10 +421,12 @@ class Worker:
             await asyncio.sleep(_DUTY_SECONDS)
             try:
                 await self._membership.look()
-                self._update_db_state()
+                identity, outlook = self._identity, self._outlook()
+                if identity is not None and outlook.leader and self._announced():
+                    self.charm_news.update(identity, outlook)
             except (errors.DbAccessorError, OSError, TimeoutError) as error:
                 log.warning("duties: %s", error)
-            self._ask_for_a_newer_map()
+            self.charm_news.ask_for_a_newer_map(self._reader.conf, self._outlook())
 
     async def _keep_registry(self) -> None:
         """Write the own row once per start, then keep what the rows say in members.json."""
@@ -461,43 +440,12 @@ class Worker:
                     await self._registrar.announce(identity, conf.own_address or "", self._founded_at_generation)
                     self._wake.set()
                 await self._registrar.remember(identity, outlook, conf, self._dialer.book)
-                self._update_dialer()
+                self._update_addresses()
             except (errors.DbAccessorError, OSError) as error:
                 log.info("registry: %s", error)
 
     def _announced(self) -> bool:
         return self._identity is not None and self._registrar.announced_as == self._identity
-
-    def _update_db_state(self) -> None:
-        identity, outlook = self._identity, self._outlook()
-        if identity is None or not outlook.leader or not self._announced():
-            return
-        fresh = report.db_state(identity, outlook.members, 0, self._db_state)
-        if fresh is None or fresh == self._db_state:
-            return
-        index = nodedir.last_index_on_disk(self._store.data_dir)
-        self._db_state = msgspec.structs.replace(fresh, last_index=index)
-        self._store.save_db_state(self._db_state)
-        log.info("db-state: %s of voters %s, index %d", fresh.role, ", ".join(fresh.voters), index)
-        self.on_db_state()
-
-    def _ask_for_a_newer_map(self) -> None:
-        """Ask the charm for a hook while the configuration names somebody who left: no event tells the charm so.
-
-        A unit is still named while it says goodbye, and no hook runs anywhere when it is finally gone. The pauses
-        between the questions grow, so that a name that stays for another reason costs little.
-        """
-        conf, outlook = self._reader.conf, self._outlook()
-        members = {controller_of(m.name) for m in outlook.members}
-        gone = set() if conf is None or not outlook.leader else set(conf.others) - members - set(outlook.answers)
-        now = self._loop.time()
-        if not gone:
-            self._map_pause, self._map_due = _MAP_SECONDS, now + _MAP_SECONDS
-        elif now >= self._map_due:
-            log.info("the configuration still names %s; asking for a newer one", ", ".join(sorted(gone)))
-            self._map_pause = min(2 * self._map_pause, _MAP_LIMIT_SECONDS)
-            self._map_due = now + self._map_pause
-            self.on_db_state()
 
     def _leading(self) -> Leading | None:
         identity, conf, local, outlook = self._identity, self._reader.conf, self._own.local, self._outlook()
@@ -510,15 +458,29 @@ class Worker:
         future = asyncio.run_coroutine_threadsafe(self._membership.handle(request), self._loop)
         return await asyncio.wrap_future(future)
 
-    # Who this node is, told to everybody who needs to know
+    # Who this node is
+
+    @property
+    def _identity(self) -> Identity | None:
+        return self._presence.identity
 
     def _become(self, identity: Identity | None) -> None:
-        self._identity = identity
-        self._heard_epoch = None
+        self._presence.become(identity)
         if identity is None:
-            self._db_state = None
-        self._update_dialer()
+            self.charm_news.db_state = None
         self._update_facts()
+
+    def _update_facts(self) -> None:
+        running = self._own.running
+        self._presence.tell(running=running, leader=self._outlook().leader if running else "")
+
+    def _update_addresses(self) -> None:
+        members = self._registrar.members
+        earlier = {k.controller_id: k.address for k in members.known if k.address}
+        self._presence.know(self._reader.conf, {**earlier, **members.addresses})
+
+    def _saw_refused(self, name: str) -> None:
+        self._registrar.saw_refused(name)
 
     def _conf(self) -> ControllerConf:
         assert self._reader.conf is not None, "decide acts only with a configuration"
@@ -529,86 +491,16 @@ class Worker:
             return self._identity.cluster_uuid
         return self._reader.conf.cluster_uuid if self._reader.conf is not None else ""
 
-    def _targets(self) -> dict[str, str]:
-        me = self._dialer.caller.controller_id
-        return {i: a for i, a in self._dialer.book.everybody().items() if i != me}
-
-    def _update_dialer(self) -> None:
-        conf, identity = self._reader.conf, self._identity
-        controller_id = conf.controller_id if conf is not None else ""
-        if identity is not None:
-            self._dialer.caller = dial.Caller(
-                identity.cluster_uuid, identity.epoch, identity.controller_id, identity.dqlite_id
-            )
-        else:
-            self._dialer.caller = dial.Caller(controller_id=controller_id)
-        self._dialer.book = dial.AddressBook(
-            port=conf.dqlite_port if conf is not None else 17666,
-            current=dict(conf.db_bind_addresses) if conf is not None else {},
-            earlier={
-                **{k.controller_id: k.address for k in self._registrar.members.known if k.address},
-                **self._registrar.members.addresses,
-            },
-        )
-
-    def _update_facts(self) -> None:
-        conf, identity = self._reader.conf, self._identity
-        facts = Answer(
-            accepted=True,
-            controller_id=conf.controller_id if conf is not None else "",
-            generation=conf.generation if conf is not None else 0,
-        )
-        if identity is not None:
-            facts = msgspec.structs.replace(
-                facts,
-                cluster_uuid=identity.cluster_uuid,
-                epoch=identity.epoch,
-                dqlite_id=identity.dqlite_id,
-                name=identity.name,
-                holds_data=True,
-                running=self._own.running,
-                leader=self._outlook().leader,
-                superseded=identity.superseded,
-            )
-        self._proxy.facts = facts
-
-    def _heard(self, answer: Answer) -> None:
-        """Called from any thread: somebody told who they are. A newer epoch is worth asking everybody at once."""
-        if answer.cluster_uuid:
-            self._loop.call_soon_threadsafe(self._hear, answer.cluster_uuid, answer.superseded or answer.epoch)
-
-    def _hello(self, hello: Hello) -> None:
-        """Called on the proxy's loop: a caller told who it is."""
-        self._loop.call_soon_threadsafe(self._note_caller, hello)
-
-    def _note_caller(self, hello: Hello) -> None:
-        identity = self._identity
-        if identity is None or hello.cluster_uuid != identity.cluster_uuid:
-            return
-        if hello.controller_id in self._targets():
-            self._dialer.saw(hello.controller_id)
-        self._hear(hello.cluster_uuid, hello.epoch)
-        if newer_epoch(hello.epoch, identity.epoch):
-            # It was left behind, has met this epoch now and was refused: it need not be shown any longer.
-            self._registrar.saw_refused(node_name(hello.controller_id, hello.dqlite_id))
-
-    def _hear(self, cluster_uuid: str, epoch: Epoch | None) -> None:
-        """Somebody spoke of this epoch, whoever it was: whether it ends this node is decided in the next step."""
-        identity = self._identity
-        if identity is None or cluster_uuid != identity.cluster_uuid or not newer_epoch(identity.epoch, epoch):
-            return
-        if self._heard_epoch is None or newer_epoch(self._heard_epoch, epoch):
-            self._heard_epoch = epoch
-        self._wake.set()
-
     # What status shows
 
     def _account(self, action: policy.Action, outlook: Outlook) -> None:
         accounts = self._accounts
         wait = action if isinstance(action, policy.Wait) else getattr(action, "notice", None)
         waits = [] if wait is None else [(wait.topic, wait.reason, wait.remedy)]
-        if self._listen_problem is not None:
-            waits.append(("listen", self._listen_problem, "see the unit's addresses; it is tried again by itself"))
+        if self._presence.listen_problem is not None:
+            waits.append(
+                ("listen", self._presence.listen_problem, "see the unit's addresses; it is tried again by itself")
+            )
         accounts.show(waits)
         if isinstance(action, policy.Wait):
             if not self._own.running or not outlook.leader:

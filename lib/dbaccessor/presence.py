@@ -1,0 +1,143 @@
+"""Who this node is: told to everybody it calls and everybody who calls, and heard from them in turn.
+
+The identity lives here, beside the two ends that carry it: the dialer (outward) and the proxy (inward). Facts, caller
+and address book are replaced as whole values, because they are read on other threads.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Mapping
+
+import msgspec
+
+from dbaccessor import dial
+from dbaccessor.conf import ControllerConf
+from dbaccessor.identity import Epoch, Identity, node_name
+from dbaccessor.preamble import Answer, Hello, MembershipRequest, Outcome, newer_epoch
+from dbaccessor.proxy import CannotListen, Proxy
+from dbaccessor.timing import Timing
+
+log = logging.getLogger(__name__)
+
+
+class Presence:
+    """The identity and its two ends. Made on the worker's loop, and used there except where a method says otherwise.
+
+    `on_request` carries out a membership request (on the proxy's loop), `on_refused` hears the raft name of a caller
+    from an older epoch, `wake` is called when something was heard that the worker has to decide about.
+    """
+
+    def __init__(
+        self,
+        timing: Timing,
+        on_request: Callable[[MembershipRequest], Awaitable[Outcome]],
+        on_refused: Callable[[str], None],
+        wake: Callable[[], None],
+    ) -> None:
+        self.identity: Identity | None = None
+        # The newest epoch of this cluster, above the own one, that anybody spoke of.
+        self.heard_epoch: Epoch | None = None
+        # Why the configured address is not listened on, None when it is.
+        self.listen_problem: str | None = None
+        self.dialer = dial.Dialer(dial.Caller(), dial.AddressBook(), timing, self._heard)
+        self.proxy = Proxy(on_request, self._hello)
+        self._conf: ControllerConf | None = None
+        self._on_refused = on_refused
+        self._wake = wake
+        self._loop = asyncio.get_running_loop()
+
+    def become(self, identity: Identity | None) -> None:
+        """Take on this identity. Call `tell` after it."""
+        self.identity = identity
+        self.heard_epoch = None
+        self._update_caller()
+
+    def know(self, conf: ControllerConf | None, earlier: Mapping[str, str]) -> None:
+        """Take on this configuration; `earlier` are the last addresses of those it may not name any more."""
+        self._conf = conf
+        self.dialer.book = dial.AddressBook(
+            port=conf.dqlite_port if conf is not None else 17666,
+            current=dict(conf.db_bind_addresses) if conf is not None else {},
+            earlier=dict(earlier),
+        )
+        self._update_caller()
+
+    def tell(self, *, running: bool, leader: str) -> None:
+        """Answer from now on with the present identity, and with this about the own node."""
+        conf, identity = self._conf, self.identity
+        facts = Answer(
+            accepted=True,
+            controller_id=conf.controller_id if conf is not None else "",
+            generation=conf.generation if conf is not None else 0,
+        )
+        if identity is not None:
+            facts = msgspec.structs.replace(
+                facts,
+                cluster_uuid=identity.cluster_uuid,
+                epoch=identity.epoch,
+                dqlite_id=identity.dqlite_id,
+                name=identity.name,
+                holds_data=True,
+                running=running,
+                leader=leader,
+                superseded=identity.superseded,
+            )
+        self.proxy.facts = facts
+
+    def targets(self) -> dict[str, str]:
+        """Whom to ask who they are: everybody ever known but this controller itself, id -> IP."""
+        me = self.dialer.caller.controller_id
+        return {i: a for i, a in self.dialer.book.everybody().items() if i != me}
+
+    async def listen(self) -> None:
+        """Listen where the configuration says. What prevents it is in `listen_problem`; the address before stays."""
+        conf = self._conf
+        if conf is None or conf.own_address is None:
+            return
+        try:
+            await self.proxy.listen(conf.own_address, conf.dqlite_port)
+            self.listen_problem = None
+        except CannotListen as error:
+            if self.listen_problem != str(error):
+                log.error("%s", error)
+            self.listen_problem = str(error)
+
+    def _update_caller(self) -> None:
+        identity = self.identity
+        if identity is not None:
+            self.dialer.caller = dial.Caller(
+                identity.cluster_uuid, identity.epoch, identity.controller_id, identity.dqlite_id
+            )
+        else:
+            self.dialer.caller = dial.Caller(controller_id=self._conf.controller_id if self._conf is not None else "")
+
+    def _heard(self, answer: Answer) -> None:
+        """Called on any thread: somebody we called told who they are."""
+        if answer.cluster_uuid:
+            self._loop.call_soon_threadsafe(self._hear, answer.cluster_uuid, answer.superseded or answer.epoch)
+
+    def _hello(self, hello: Hello) -> None:
+        """Called on the proxy's loop: a caller told who it is."""
+        self._loop.call_soon_threadsafe(self._note_caller, hello)
+
+    def _note_caller(self, hello: Hello) -> None:
+        identity = self.identity
+        if identity is None or hello.cluster_uuid != identity.cluster_uuid:
+            return
+        if hello.controller_id in self.targets():
+            self.dialer.saw(hello.controller_id)
+        self._hear(hello.cluster_uuid, hello.epoch)
+        if newer_epoch(hello.epoch, identity.epoch):
+            # It was left behind, has met this epoch now and was refused: it need not be shown any longer.
+            self._on_refused(node_name(hello.controller_id, hello.dqlite_id))
+
+    def _hear(self, cluster_uuid: str, epoch: Epoch | None) -> None:
+        """Somebody spoke of this epoch, whoever it was: whether it ends this node is decided in the next step."""
+        identity = self.identity
+        if identity is None or cluster_uuid != identity.cluster_uuid or not newer_epoch(identity.epoch, epoch):
+            return
+        if self.heard_epoch is None or newer_epoch(self.heard_epoch, epoch):
+            self.heard_epoch = epoch
+        self._wake()
