@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import signal
+import statistics
 import time
 
 import pytest
@@ -214,5 +215,37 @@ def test_a_lost_quorum_is_indefinite_for_what_was_on_its_way(nodes: InProcess):
                 await connection.open_database("data")
             with pytest.raises(errors.NotLeader):
                 await connection.add(node.new_id(), "controller-9-9")
+
+    asyncio.run(play())
+
+
+@pytest.mark.slow
+def test_one_frozen_follower_does_not_slow_the_writes_of_the_others(three: Processes):
+    """With libuv's usual pool of four threads, role management's probes of a frozen peer stall each write for seconds.
+
+    That takes about fifteen seconds to build up, hence the long look.
+    """
+
+    async def play() -> None:
+        await three.grow()
+        await three.wait_for_roles(3, 0)
+        leader = await three.wait_for_leader()
+        frozen = (leader + 1) % 3
+        async with three.connect(leader) as connection:
+            await connection.open_database("data")
+            await connection.execute("CREATE TABLE t(a)")
+            three.signal(frozen, signal.SIGSTOP)
+            try:
+                started = time.monotonic()
+                late: list[float] = []
+                while (passed := time.monotonic() - started) < 22:
+                    before = time.monotonic()
+                    await connection.execute("INSERT INTO t VALUES(1)")
+                    if passed > 16:
+                        late.append(time.monotonic() - before)
+                    await asyncio.sleep(0.05)
+            finally:
+                three.signal(frozen, signal.SIGCONT)
+        assert statistics.median(late) < 0.25
 
     asyncio.run(play())
