@@ -114,9 +114,7 @@ class Transaction:
         await self._connection.execute("COMMIT", deadline_seconds=self._left())
 
     async def roll_back(self) -> None:
-        """End the transaction without a trace. Only Database calls this. The connection stays usable if it
-        can.
-        """
+        """End the transaction without a trace. Only Database calls this. The connection stays usable if it can."""
         self._over = True
         if not self._connection.usable:
             return
@@ -155,8 +153,7 @@ class Database:
                 try:
                     await transaction.commit()
                 except errors.NotReady:
-                    # Busy ("checkpoint in progress") or too late: provably not done, and the transaction is
-                    # still open.
+                    # Busy ("checkpoint in progress") or too late: provably not done, and the transaction is still open.
                     connection.close()
                     raise
             except asyncio.CancelledError:
@@ -237,9 +234,7 @@ class Database:
             self._turn.release()
 
     async def _begin(self, deadline: float) -> Connection:
-        """Return a connection with a transaction open on it that may write, so that none fails half way as
-        busy.
-        """
+        """Return a connection with a transaction open on it that may write, so that none fails half way as busy."""
 
         async def attempt(left_seconds: float) -> Connection:
             connection = await self._take(deadline)
@@ -270,9 +265,7 @@ class Database:
         return connection
 
     def _give_back(self, connection: Connection) -> None:
-        """Keep one usable connection for the next caller. What saw anything but a plain error has closed
-        itself.
-        """
+        """Keep one usable connection for the next caller. What saw anything but a plain error has closed itself."""
         if connection.usable and self._idle is None and not self._closed:
             self._idle = connection
         else:

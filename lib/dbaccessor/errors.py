@@ -16,9 +16,7 @@ from typing import Final
 
 
 class DbAccessorError(Exception):
-    """Base of all errors of this package. `code` is the engine's (0: none), `address` a node's name ("":
-    none).
-    """
+    """Base of all errors of this package. `code` is the engine's (0: none), `address` a node's name ("": none)."""
 
     def __init__(self, message: str, *, code: int = 0, address: str = "") -> None:
         super().__init__(message)
@@ -58,8 +56,7 @@ LEADERSHIP_LOST: Final = IOERR | 41 << 8
 # Libraries before 1.18 used these numbers, which SQLite has given to other errors since.
 _NOT_LEADER_CODES = frozenset({NOT_LEADER, IOERR | 32 << 8})
 
-# Primary codes with which SQLite says that it did not carry the statement out. Everything else is not trusted
-# so far.
+# Primary codes with which SQLite says that it did not carry the statement out. Everything else is not trusted so far.
 _PLAIN = frozenset({0, 1, 2, 3, 4, 6, 7, 8, 9, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23, 24, 25, 26})
 # Dqlite's own: "I could not read this request".
 _PROTOCOL = range(1001, 1006)
@@ -76,9 +73,7 @@ def spoils_connection(code: int) -> bool:
 
 
 def from_failure(code: int, text: str, *, changes: bool, address: str = "") -> DbAccessorError:
-    """Translate a failure that a node answered. `changes` says whether the request could have changed
-    anything.
-    """
+    """Translate a failure that a node answered. `changes` says whether the request could have changed anything."""
     message = f"{text} (code {code})"
     if code in _NOT_LEADER_CODES:
         return NotLeader(message, code=code, address=address)

@@ -73,8 +73,7 @@ _PRAGMAS_ALONE = frozenset(
     }
     | {"SCHEMA_VERSION", "USER_VERSION"}
 )
-# Dqlite reports values of columns declared so in a form of their own, and asserts that they have the one
-# type.
+# Dqlite reports values of columns declared so in a form of their own, and asserts that they have the one type.
 _DEADLY_TYPES = frozenset({"BOOLEAN", "DATE", "DATETIME", "TIMESTAMP"})
 _AFTER_WITH = frozenset({"SELECT", "VALUES", "INSERT", "REPLACE", "UPDATE", "DELETE"})
 

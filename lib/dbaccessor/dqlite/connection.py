@@ -23,8 +23,7 @@ __all__ = ["Connection", "Member", "Result", "Role", "Rows", "Value"]
 MAX_RESULT_BYTES = 64 << 20
 
 _CHUNK = 64 * 1024
-# What the engine says when a row-returning write came through Exec. The write lock stays behind on that
-# connection.
+# What the engine says when a row-returning write came through Exec. The write lock stays behind on that connection.
 _ROWS_YIELDED = "rows yielded"
 
 # "" and ":memory:" are SQLite's names for databases that are no files; opening one kills the node.
@@ -64,8 +63,7 @@ class Connection:
     ) -> Connection:
         """Greet the node. `deadline_seconds` is what each request gets unless it says otherwise."""
         connection = cls(reader, writer, deadline_seconds=deadline_seconds)
-        # The greeting is not answered: whether there is a node behind the streams shows with the first
-        # request.
+        # The greeting is not answered: whether there is a node behind the streams shows with the first request.
         writer.write(wire.HELLO)
         return connection
 
@@ -93,9 +91,7 @@ class Connection:
         self.close()
 
     async def leader(self, *, deadline_seconds: float | None = None) -> tuple[int, str] | None:
-        """Return the leader's id and name as this node sees it; None if it sees none. Only a voter ever sees
-        one.
-        """
+        """Return the leader's id and name as this node sees it; None if it sees none. Only a voter ever sees one."""
         answer = await self._ask(RequestType.LEADER, (0,), wire.Server, deadline_seconds)
         return (answer.dqlite_id, answer.name) if answer.dqlite_id and answer.name else None
 
@@ -117,9 +113,7 @@ class Connection:
         await self._ask(RequestType.TRANSFER, (dqlite_id,), wire.Empty, deadline_seconds, changes=True)
 
     async def open_database(self, name: str, *, deadline_seconds: float | None = None) -> None:
-        """Open the only database that this connection will ever have. Only the leader can; it creates a
-        missing one.
-        """
+        """Open the only database that this connection will ever have. Only the leader can; it creates a missing one."""
         if not _DATABASE_NAME.fullmatch(name):
             raise errors.Refused(f"{name!r} is no name for a database: letters, digits, '.', '_' and '-', up to 128")
         await self._ask(RequestType.OPEN, (name, 0, ""), wire.Database, deadline_seconds)

@@ -41,9 +41,7 @@ _ATTEMPTS = 5
 
 
 def has_data(directory: Path) -> bool:
-    """True when a node has ever written here. Files that are not raft's (a lock, a marker of ours) do not
-    count.
-    """
+    """True when a node has ever written here. Files that are not raft's (a lock, a marker of ours) do not count."""
     return any(_is_data(name) for name in _names(directory))
 
 

@@ -144,9 +144,7 @@ Response = Failure | Server | Members | Database | Result | RowsPart | Empty
 
 
 def encode(request: Request) -> bytes:
-    """Return the bytes of a request. Raises ProtocolError for what the wire cannot carry (NUL in text, big
-    numbers).
-    """
+    """Return the bytes of a request. Raises ProtocolError for what the wire cannot carry (NUL in text, big numbers)."""
     body = bytearray()
     for kind, value in zip(_REQUESTS[request.type], request.fields, strict=True):
         body += _encode_text(str(value)) if kind is _Field.TEXT else _encode_u64(int(value))
@@ -211,9 +209,7 @@ def _encode_value(value: Value) -> tuple[int, bytes]:
 
 
 class Decoder:
-    """Turns a stream of bytes into responses. Holds what has arrived and no more: a header alone allocates
-    nothing.
-    """
+    """Turns a stream of bytes into responses. Holds what has arrived and no more: a header alone allocates nothing."""
 
     def __init__(self, max_body_bytes: int = MAX_BODY_BYTES) -> None:
         self._max_body_bytes = max_body_bytes
