@@ -52,6 +52,11 @@ class Caller:
     def name(self) -> str:
         return node_name(self.controller_id, self.dqlite_id) if self.dqlite_id else ""
 
+    def awaits(self, name: str, answer: Answer) -> bool:
+        """Whether this answer is of the node that was meant, which only does not run yet: just after its restart."""
+        same = answer.cluster_uuid == self.cluster_uuid and answer.epoch == self.epoch and answer.superseded is None
+        return same and answer.name == name and not answer.running
+
     def hello(self, purpose: Purpose, target: str = "", request: MembershipRequest | None = None) -> Hello:
         return Hello(
             purpose=purpose,
@@ -118,9 +123,9 @@ class Dialer:
         while True:
             try:
                 return self._raft_connect_once(name, controller_id)
-            except RefusedByPeer:
-                raise
-            except DialError:
+            except DialError as error:
+                if isinstance(error, RefusedByPeer) and not self.caller.awaits(name, error.answer):
+                    raise
                 now = time.monotonic()
                 recent = now - self._seen.get(controller_id, float("-inf")) < self.timing.seen_seconds
                 if not recent or now - started > self.timing.persist_seconds:
