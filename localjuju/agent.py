@@ -103,7 +103,7 @@ class Agent:
                 unit.agent = self._model.status("error", str(error))
                 self._log.add(unit.name, "ERROR", "machine", str(error))
                 self._model.touch()
-                await asyncio.sleep(5)
+                await asyncio.sleep(1)
         unit.alive = True
         if not unit.seen.installed:
             unit.workload = self._model.status("waiting", "agent initialising")
@@ -229,6 +229,13 @@ class Agent:
     async def _run_job(self, job: Job, facts: events.Facts) -> None:
         if job.done.done():
             return  # Whoever asked is gone.
+        try:
+            await self._do_job(job, facts)
+        finally:
+            if not job.done.done():  # Its host went down in the middle.
+                job.done.set_result((1, "", f"ERROR {self.unit.name} went down\n"))
+
+    async def _do_job(self, job: Job, facts: events.Facts) -> None:
         unit, model = self.unit, self._model
         what = f"action {job.action.name}" if job.action else "juju-exec commands"
         unit.agent = model.status("executing", f"running {what}")
@@ -272,7 +279,7 @@ class Agent:
             self._context = None
         if code is None:
             return f"it took longer than {limit:.0f} s and was killed"
-        return None if code == 0 else f"exit status {code}"
+        return None if code == 0 else f"exit status {code if code > 0 else 128 - code}"
 
     async def _answer(self, call: toolwire.Call) -> toolwire.Answer:
         """A hook command, or juju-exec from anywhere on this host."""

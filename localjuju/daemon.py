@@ -112,10 +112,14 @@ class Daemon:
 
     def power_cut(self, agents: list[Agent]) -> None:
         """SIGKILL for these hosts in one go; their agents see it and boot them again."""
-        pids = [a.host.pid for a in agents if a.host.pid]
-        for pid in pids:
+        up = [a for a in agents if a.host.pid]
+        for agent in up:
             with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
+                os.kill(agent.host.pid, signal.SIGKILL)
+        for agent in up:  # Who asks right now is not to be told that all is quiet.
+            agent.unit.alive = False
+            agent.unit.agent = self.model.status("lost", "its host went down")
+        self.model.touch()
 
     def forget_status_times(self) -> None:
         """The update-status interval changed: count anew."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 
 _MOST_BYTES = 16 * 1024 * 1024
@@ -29,7 +29,7 @@ class Answer:
     err: str = ""
 
 
-Handler = Callable[[Call], Awaitable[Answer]]
+Handler = Callable[[Call], Coroutine[None, None, Answer]]
 
 
 def decode(message: bytes) -> Call:
@@ -62,8 +62,10 @@ async def serve(server: socket.socket, handler: Handler) -> asyncio.Server:
             if size > _MOST_BYTES:
                 raise ValueError("too long")
             call = decode(await asyncio.wait_for(reader.readexactly(size), 10))
-            writer.write(encode(await handler(call)))
-            await asyncio.wait_for(writer.drain(), 10)
+            answer = await _unless_gone(reader, handler(call))
+            if answer is not None:
+                writer.write(encode(answer))
+                await asyncio.wait_for(writer.drain(), 10)
         except (asyncio.IncompleteReadError, ConnectionError, TimeoutError):
             pass  # Nobody is there to be told.
         except ValueError as error:
@@ -74,3 +76,16 @@ async def serve(server: socket.socket, handler: Handler) -> asyncio.Server:
                 await writer.wait_closed()
 
     return await asyncio.start_unix_server(converse, sock=server)
+
+
+async def _unless_gone(reader: asyncio.StreamReader, work: Coroutine[None, None, Answer]) -> Answer | None:
+    """The answer, or None (and the work cancelled) when the caller hangs up first: it sends nothing after its call."""
+    doing = asyncio.ensure_future(work)
+    gone = asyncio.ensure_future(reader.read(1))
+    try:
+        await asyncio.wait({doing, gone}, return_when=asyncio.FIRST_COMPLETED)
+        return doing.result() if doing.done() else None
+    finally:
+        for task in (doing, gone):
+            task.cancel()
+        await asyncio.wait({doing, gone})

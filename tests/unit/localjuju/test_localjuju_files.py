@@ -13,7 +13,7 @@ def test_a_source_tree_is_staged_as_charmcraft_would_pack_it(tmp_path):
 
     assert (charm.name, charm.peers, charm.revision) == ("pulse", {"db-cluster": "db-cluster"}, 3)
     assert charm.options["greeting"]["default"] == "hello"
-    assert set(charm.actions) == {"echo", "refuse", "secret"}
+    assert set(charm.actions) == {"dawdle", "echo", "refuse", "secret"}
     names = {p.name for p in (tmp_path / "staged").iterdir()}
     assert names == {"src", "dispatch", "metadata.yaml", "config.yaml", "actions.yaml", "manifest.yaml", "venv"}
     assert (tmp_path / "staged/dispatch").stat().st_mode & 0o111

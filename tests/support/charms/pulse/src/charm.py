@@ -30,6 +30,7 @@ class Pulse(ops.CharmBase):
                 continue
             framework.observe(event, self._on_any)
         framework.observe(self.on.echo_action, self._on_echo)
+        framework.observe(self.on.dawdle_action, self._on_dawdle)
         framework.observe(self.on.refuse_action, self._on_refuse)
         framework.observe(self.on.secret_action, self._on_secret)
         framework.observe(self.on.collect_unit_status, self._on_status)
@@ -90,6 +91,9 @@ class Pulse(ops.CharmBase):
     def _on_echo(self, event: ops.ActionEvent) -> None:
         event.log("echoing")
         event.set_results({"said": " ".join([event.params["words"]] * event.params["times"]), "deep": {"er": "yes"}})
+
+    def _on_dawdle(self, _: ops.ActionEvent) -> None:
+        time.sleep(60)  # Longer than its host is to live.
 
     def _on_refuse(self, event: ops.ActionEvent) -> None:
         event.fail("as always")
