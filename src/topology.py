@@ -120,7 +120,7 @@ def _with_members(view: View, old: AppBag, reasons: list[str]) -> AppBag:
     gone = set(old.units) - set(units)
     departed = tuple(sorted({*old.departed, *gone}))
     if gone:
-        reasons.append(f"controllers {', '.join(sorted(gone))} departed: goal-state no longer names their units")
+        reasons.append(f"departed: {', '.join(sorted(gone))} (goal-state no longer names the unit)")
 
     # An id once resolved stays so: a newer address replaces the old one, a missing one does not.
     addresses = {i: a for i, a in old.addresses.items() if i in units}

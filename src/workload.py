@@ -10,7 +10,6 @@ import hashlib
 import logging
 import os
 import shlex
-import subprocess
 import sys
 import sysconfig
 import time
@@ -100,16 +99,11 @@ def ask_for_hook(charm_dir: Path, unit: str) -> None:
     """Make Juju run the charm once more, soon after this hook. Where that cannot be had, update-status comes."""
     inherited = ("JUJU_CONTEXT_ID", "OPERATOR_DISPATCH")  # Of this hook; juju-exec refuses to run inside one.
     environment = {k: v for k, v in os.environ.items() if k not in inherited}
+    command = shlex.split(notify_command(charm_dir, unit))
+    silent = [(os.POSIX_SPAWN_OPEN, descriptor, os.devnull, os.O_RDWR, 0) for descriptor in range(3)]
     try:
-        # It waits for this hook's end, so nobody waits for it.
-        subprocess.Popen(
-            shlex.split(notify_command(charm_dir, unit)),
-            env=environment,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            start_new_session=True,
-        )
+        # It waits for this hook's end, so nobody waits for it: it is left to init.
+        os.posix_spawnp(command[0], command, environment, file_actions=silent, setsid=True)
     except OSError as error:
         logger.debug("no juju-exec: %s", error)
 

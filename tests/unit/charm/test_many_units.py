@@ -2,6 +2,7 @@
 
 import itertools
 
+import pytest
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
@@ -212,7 +213,7 @@ class Units(RuleBasedStateMachine):
         return numbers[n % len(numbers)]
 
 
-TestUnits = Units.TestCase
+TestUnits = pytest.mark.timeout(600)(pytest.mark.slow(Units.TestCase))
 TestUnits.settings = settings(
     max_examples=25,
     # Shrinking a failure takes many minutes of hooks: add Phase.shrink when there is one to look at.

@@ -118,7 +118,7 @@ def test_an_id_departs_when_goal_state_no_longer_names_its_unit():
     assert proposal.app.addresses == {"0": "10.0.0.4"}
     assert proposal.app.departed == ("1",)
     assert proposal.app.generation == 5
-    assert "1 departed" in " ".join(proposal.reasons)
+    assert "departed: 1" in " ".join(proposal.reasons)
 
 
 def test_a_dying_unit_that_left_the_relation_stays_in_the_map_while_goal_state_names_it():
