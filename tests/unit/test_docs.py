@@ -12,9 +12,7 @@ PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
 FLOWS = sorted((ROOT / "docs" / "flows").glob("*.md"))
 
 # `src/charm.py` in backticks is a promise. A bare `charm.py` may be any file of that name.
-_FILE = re.compile(
-    r"`((?:src|lib|localjuju|scripts|tests|docs|demo)/[\w./-]+|[\w-]+\.(?:py|toml|ini|yaml|txt))`"
-)
+_FILE = re.compile(r"`((?:src|lib|localjuju|scripts|tests|docs|demo)/[\w./-]+|[\w-]+\.(?:py|toml|ini|yaml|txt))`")
 _LINK = re.compile(r"\]\((?!https?://|#)([^)#\s]+)")
 
 

@@ -39,8 +39,7 @@ def imports(name: str) -> frozenset[str]:
             source = ".".join([*base, *(node.module or "").split(".")]).strip(".")
             # `from package import module` names the module; `from module import thing` the module alone.
             found.update(
-                f"{source}.{alias.name}" if f"{source}.{alias.name}" in modules() else source
-                for alias in node.names
+                f"{source}.{alias.name}" if f"{source}.{alias.name}" in modules() else source for alias in node.names
             )
     return frozenset(f"src.{n}" if f"src.{n}" in modules() else n for n in found)
 
