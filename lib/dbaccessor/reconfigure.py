@@ -14,7 +14,7 @@ from __future__ import annotations
 import msgspec
 
 from dbaccessor.dqlite import node
-from dbaccessor.identity import Identity, Journal, Store, first_epoch
+from dbaccessor.identity import Identity, Journal, Known, Store, controller_of, first_epoch, merge_known
 
 
 def bootstrap(store: Store, *, cluster_uuid: str, controller_id: str) -> Identity:
@@ -77,6 +77,8 @@ def finish(store: Store) -> str | None:
 
 
 def _flag_dropped(store: Store, names: tuple[str, ...]) -> None:
+    """Remember these as left behind, whether or not they had been remembered as members yet."""
     members = store.members()
-    known = tuple(msgspec.structs.replace(k, dropped=k.dropped or k.name in names) for k in members.known)
-    store.save_members(msgspec.structs.replace(members, known=known))
+    addresses = members.addresses
+    left = [Known(controller_of(n), n, addresses.get(controller_of(n), ""), dropped=True) for n in names]
+    store.save_members(msgspec.structs.replace(members, known=merge_known(members.known, left)))
