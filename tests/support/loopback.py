@@ -21,7 +21,7 @@ CRASHING = Path(__file__).parent / "crashing_controllerd.py"
 
 
 class Cluster:
-    """Controllers by their number; number n has 127.<block>.0.<10+n>. A context manager that ends what it started."""
+    """Controllers by their number; number n has 127.<block>.<by process>.<10+n>. A context manager that ends what it started."""
 
     def __init__(self, root: Path, block: int = 77) -> None:
         self.root = root
@@ -40,7 +40,8 @@ class Cluster:
                 process.wait()
 
     def address(self, n: int) -> str:
-        return f"127.{self._block}.0.{10 + n}"
+        # Two runs of the suite on one machine must not meet.
+        return f"127.{self._block}.{os.getpid() % 250}.{10 + n}"
 
     def state_dir(self, n: int) -> Path:
         return self.root / str(n)
