@@ -21,7 +21,7 @@ CRASHING = Path(__file__).parent / "crashing_controllerd.py"
 
 
 class Cluster:
-    """Controllers by their number; number n has 127.<block>.<by process>.<10+n>. A context manager that ends what it started."""
+    """Controllers by number: n has 127.<block>.<by process>.<10+n>. A context manager that ends what it started."""
 
     def __init__(self, root: Path, block: int = 77) -> None:
         self.root = root
