@@ -45,12 +45,11 @@ class ControllerEvents(ops.CharmEvents):
 class ControllerCharm(ops.CharmBase):
     """The controller charm: one controllerd a unit, all of them one Dqlite cluster."""
 
-    on = ControllerEvents()  # pyright: ignore[reportAssignmentType]  # ops' own way to add an event.
+    on = ControllerEvents()
 
     def __init__(self, framework: ops.Framework) -> None:
         super().__init__(framework)
-        # What the operator is to know, in the order it was found. None: this hook has nothing to say (an
-        # action).
+        # What the operator is to know, in the order it was found. None: this hook has nothing to say (an action).
         self._statuses: list[ops.StatusBase] | None = None
         self._node: controlsocket.Status | None = None
         self._hole = ""
@@ -150,24 +149,10 @@ class ControllerCharm(ops.CharmBase):
         if now.problem:
             self._say(ops.BlockedStatus(now.problem))
             return None
-        app = now.app
-        if self.unit.is_leader():
-            assert now.relation is not None
-            on_disk = Rendered(now.on_disk.generation, dbcluster.digest(now.on_disk)) if now.on_disk else Rendered()
-            view = topology.View(now.app, {**now.peers, now.unit: own}, now.goal, on_disk)
-            proposal = topology.propose(view, lambda: str(uuid.uuid4()))
-            if proposal.app != now.app:
-                for reason in proposal.reasons:
-                    logger.info("leader: %s", reason)
-            if proposal.hole:
-                logger.info("leader: the map stays as it is: %s", proposal.hole)
-                self._hole = proposal.hole
-            self._write(now.relation.data[self.app], proposal.app.dump())
-            if not proposal.acts_on(now.app):
-                workload.ask_for_hook(self.charm_dir, self.unit.name)
-                self._say(ops.WaitingStatus("the new cluster's founder is published, and not yet read back"))
-                return None
-            app = proposal.app
+        app = self._lead(now, own) if self.unit.is_leader() else now.app
+        if app is None:
+            self._say(ops.WaitingStatus("the new cluster's founder is published, and not yet read back"))
+            return None
         if not app.generation:
             whom = self._hole or "the leader has not published the controllers yet"
             self._say(ops.WaitingStatus(f"waiting: {whom}"))
@@ -181,6 +166,24 @@ class ControllerCharm(ops.CharmBase):
         elif own.address and now.controller_id not in app.addresses:
             self._say(ops.WaitingStatus("waiting for the leader to publish this unit's address"))
         return app
+
+    def _lead(self, now: Facts, own: dbcluster.UnitBag) -> dbcluster.AppBag | None:
+        """Publish what the leader decides. Return it, or None while it must be read back before anybody acts on it."""
+        assert now.relation is not None
+        on_disk = Rendered(now.on_disk.generation, dbcluster.digest(now.on_disk)) if now.on_disk else Rendered()
+        view = topology.View(now.app, {**now.peers, now.unit: own}, now.goal, on_disk)
+        proposal = topology.propose(view, lambda: str(uuid.uuid4()))
+        self._hole = proposal.hole
+        if proposal.hole:
+            logger.info("leader: the map stays as it is: %s", proposal.hole)
+        if proposal.app != now.app:
+            for reason in proposal.reasons:
+                logger.info("leader: %s", reason)
+        self._write(now.relation.data[self.app], proposal.app.dump())
+        if proposal.acts_on(now.app):
+            return proposal.app
+        workload.ask_for_hook(self.charm_dir, self.unit.name)
+        return None
 
     def _render(self, now: Facts, app: dbcluster.AppBag) -> bool:
         """Write controller.conf and nudge its reader. Return whether it changed."""

@@ -2,6 +2,8 @@
 
 import os
 import stat
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -208,19 +210,24 @@ def test_a_write_that_fails_leaves_the_old_file_whole_and_nothing_beside_it(
     assert [p.name for p in tmp_path.iterdir()] == ["file"]
 
 
+KILLED_WRITER = """
+import os, pathlib, sys
+import controllerconf
+pathlib.Path.rename = lambda *_: os._exit(9)
+controllerconf.replace(pathlib.Path(sys.argv[1]), sys.argv[2], mode=0o600)
+"""
+
+
 def test_a_writer_that_is_killed_in_the_middle_leaves_the_old_file_whole(tmp_path: Path):
     controllerconf.write(VIEW, tmp_path)
     newer = msgspec.structs.replace(VIEW, generation=5)
+    path = tmp_path / conf.FILE_NAME
 
-    # The child is killed, without any cleaning up, at the last moment before the new file takes the name.
-    child = os.fork()
-    if child == 0:
-        Path.rename = lambda *_: os._exit(9)  # type: ignore[method-assign,assignment]
-        controllerconf.write(newer, tmp_path)
-        os._exit(0)
-    _, status = os.waitpid(child, 0)
+    # It ends, without any cleaning up, at the last moment before the new file takes the name.
+    command = [sys.executable, "-c", KILLED_WRITER, str(path), controllerconf.render(newer)]
+    ended = subprocess.run(command, env={"PYTHONPATH": os.pathsep.join(sys.path)}, check=False)
 
-    assert os.waitstatus_to_exitcode(status) == 9
+    assert ended.returncode == 9
     assert controllerconf.read(tmp_path) == VIEW
     assert controllerconf.write(newer, tmp_path)
     assert controllerconf.read(tmp_path) == newer
