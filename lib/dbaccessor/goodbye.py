@@ -9,7 +9,7 @@ import asyncio
 import logging
 from collections.abc import Callable
 
-from dbaccessor import dial
+from dbaccessor import dial, errors
 from dbaccessor.identity import Identity
 from dbaccessor.localnode import LocalNode
 from dbaccessor.outlook import Outlook
@@ -61,7 +61,10 @@ async def _other_leader(identity: Identity, local: LocalNode, outlook: Callable[
         if leader and leader != identity.name:
             return leader
         if leader:
-            await hand_leadership_over(identity, local, outlook())
+            try:
+                await hand_leadership_over(identity, local, outlook())
+            except (errors.DbAccessorError, OSError) as error:
+                log.info("leadership was not handed over: %s", error)  # It may have moved by itself meanwhile.
         await asyncio.sleep(_PAUSE_SECONDS)
 
 

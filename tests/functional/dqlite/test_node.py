@@ -188,7 +188,8 @@ def test_an_unexpected_error_in_the_connect_function_is_logged_and_goes_no_furth
 
         with caplog.at_level(logging.ERROR, logger="dbaccessor.dqlite.node"):
             await until(logged, "a log record")
-        assert await nodes.leader() == 0
+        # It may have lost its leadership by now, since it cannot reach the voter it made; it answers all the same.
+        assert await nodes.leader() in (0, None)
 
     asyncio.run(look())
 
