@@ -71,9 +71,7 @@ class Agent:
                 try:
                     await asyncio.wait({work, down}, return_when=asyncio.FIRST_COMPLETED)
                 finally:
-                    for task in (work, down):
-                        task.cancel()
-                    await asyncio.wait({work, down})
+                    await stop(work, down)
                 if self.unit.seen.removed:
                     return
                 if not work.cancelled() and (error := work.exception()) is not None:
@@ -141,7 +139,8 @@ class Agent:
         if self.unit.seen.failed is not None:
             timeout = max(0.01, self._retry_at - asyncio.get_running_loop().time())
         try:
-            await asyncio.wait_for(self._poked.wait(), timeout)
+            async with asyncio.timeout(timeout):
+                await self._poked.wait()
         except TimeoutError:
             pass
 
@@ -311,7 +310,8 @@ class Agent:
         done = asyncio.get_running_loop().create_future()
         try:
             self.submit(Job(None, " ".join(words), done))
-            code, out, err = await asyncio.wait_for(done, self._model.settings.hook_seconds * 2)
+            async with asyncio.timeout(self._model.settings.hook_seconds * 2):
+                code, out, err = await done
         except Refused as error:
             return toolwire.Answer(1, "", f"ERROR {error}\n")
         except TimeoutError:
@@ -323,6 +323,15 @@ class Agent:
         await self.host.kill()
         for folder in (self.host.disk, self.host.volatile):
             await asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True)
+
+
+async def stop(*tasks: asyncio.Task[None]) -> None:
+    """Cancel until they have ended. Once may not do: a cancellation can get lost where a wait ends at that moment."""
+    pending = {task for task in tasks if not task.done()}
+    while pending:
+        for task in pending:
+            task.cancel()
+        _, pending = await asyncio.wait(pending, timeout=1)
 
 
 def _context_id(unit: Unit, name: str) -> str:

@@ -14,6 +14,7 @@ import traceback
 from collections.abc import Callable
 from typing import Any, Protocol
 
+from localjuju import agent as agents
 from localjuju import home as homes
 from localjuju import network, spaces
 from localjuju.agent import Agent
@@ -104,8 +105,7 @@ class Daemon:
             # First of all the machine dies, while its agent may be in the middle of a hook.
             with contextlib.suppress(ProcessLookupError):
                 os.kill(agent.host.pid, signal.SIGKILL)
-        task.cancel()
-        await asyncio.wait([task])
+        await agents.stop(task)
         self.model.remove_unit(unit, orderly=False)
         await agent.bury()
         await self.network.disconnect(unit.machine)
@@ -146,10 +146,12 @@ class Daemon:
 
     async def _converse(self, verbs: Handler, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
-            request = json.loads(await asyncio.wait_for(reader.readline(), 10))
+            async with asyncio.timeout(10):
+                request = json.loads(await reader.readline())
             answer = await self._handle(verbs, request["verb"], request.get("params", {}))
             writer.write(json.dumps(answer).encode() + b"\n")
-            await asyncio.wait_for(writer.drain(), 10)
+            async with asyncio.timeout(10):
+                await writer.drain()
         except (TimeoutError, ConnectionError, ValueError, KeyError):
             pass  # The client went away or is not one of ours; it will see its connection close.
         finally:

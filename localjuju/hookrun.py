@@ -91,7 +91,8 @@ async def run(
     ]
     code: int | None = None
     try:
-        code = await asyncio.wait_for(process.wait(), timeout_seconds)
+        async with asyncio.timeout(timeout_seconds):
+            code = await process.wait()
     except TimeoutError:
         pass
     finally:

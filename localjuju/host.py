@@ -122,7 +122,8 @@ class Host:
             stderr=asyncio.subprocess.STDOUT,
         )
         try:
-            out, _ = await asyncio.wait_for(process.communicate(), timeout_seconds)
+            async with asyncio.timeout(timeout_seconds):
+                out, _ = await process.communicate()
         except TimeoutError:
             process.kill()
             await process.wait()

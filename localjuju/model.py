@@ -201,6 +201,9 @@ class Model:
         return unit
 
     def enter_scope(self, unit: Unit) -> None:
+        """Installed: its peers may see it now. Not if it was told to leave meanwhile, else it would stay for ever."""
+        if unit.dying:
+            return
         for relation in self.peers_of(unit.app):
             relation.scope.add(unit.name)
             bag = relation.bag(unit.name)

@@ -69,7 +69,8 @@ async def command(*argv: str, stdin: str = "") -> str:
         stderr=asyncio.subprocess.STDOUT,
     )
     try:
-        out, _ = await asyncio.wait_for(process.communicate(stdin.encode()), 20)
+        async with asyncio.timeout(20):
+            out, _ = await process.communicate(stdin.encode())
     except TimeoutError:
         process.kill()
         await process.wait()

@@ -144,7 +144,8 @@ class Supervisor:
         for command in commands:
             pid, done = self._spawn(running, command.argv, extra)
             try:
-                status = await asyncio.wait_for(done, limit)
+                async with asyncio.timeout(limit):
+                    status = await done
             except TimeoutError:
                 os.kill(pid, signal.SIGKILL)
                 raise Refused(f"{command.argv[0]} timed out") from None
@@ -186,7 +187,8 @@ class Supervisor:
         running.keeper = asyncio.create_task(self._keep(running))
         limit = running.spec.start_seconds
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(running.ready.wait(), None if limit == float("inf") else limit)
+            async with asyncio.timeout(None if limit == float("inf") else limit):
+                await running.ready.wait()
         if running.state not in ("active",) and not (running.spec.kind == "oneshot" and running.result == "success"):
             raise Refused(
                 f"Job for {running.name} failed because the service did not start: {running.result}.\n"

@@ -58,14 +58,17 @@ async def serve(server: socket.socket, handler: Handler) -> asyncio.Server:
 
     async def converse(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
-            size = int.from_bytes(await asyncio.wait_for(reader.readexactly(4), 10), "big")
+            async with asyncio.timeout(10):
+                size = int.from_bytes(await reader.readexactly(4), "big")
             if size > _MOST_BYTES:
                 raise ValueError("too long")
-            call = decode(await asyncio.wait_for(reader.readexactly(size), 10))
+            async with asyncio.timeout(10):
+                call = decode(await reader.readexactly(size))
             answer = await _unless_gone(reader, handler(call))
             if answer is not None:
                 writer.write(encode(answer))
-                await asyncio.wait_for(writer.drain(), 10)
+                async with asyncio.timeout(10):
+                    await writer.drain()
         except (asyncio.IncompleteReadError, ConnectionError, TimeoutError):
             pass  # Nobody is there to be told.
         except ValueError as error:

@@ -194,7 +194,8 @@ class Verbs:
         done: asyncio.Future[tuple[int, str, str]] = asyncio.get_running_loop().create_future()
         agent.submit(Job(run, "", done))
         try:
-            code, out, err = await asyncio.wait_for(done, wait_seconds)
+            async with asyncio.timeout(wait_seconds):
+                code, out, err = await done
         except TimeoutError:
             raise Refused(
                 f"action {action} on {found.name} did not end in {wait_seconds:.0f} s; "

@@ -116,6 +116,16 @@ def test_a_leaver_is_out_of_scope_at_once_and_keeps_its_lease_until_it_is_gone(m
     assert model.is_leader(other.name)
 
 
+def test_a_unit_told_to_leave_before_it_was_installed_never_enters_a_scope(model):
+    stays = add(model)
+    unit = model.add_unit(model.app("app"), [])
+    model.start_dying(unit)
+
+    model.enter_scope(unit)  # Its install hook was running and ends now.
+
+    assert model.facts(stays).relations[0].members == {}
+
+
 def test_a_writer_is_not_told_of_its_own_application_bag(model):
     unit, other = add(model), add(model)
     model.relations[0].app_bag.update({"k": "v"}, unit.name)
