@@ -91,7 +91,9 @@ class ControllerCharm(ops.CharmBase):
         self.unit.set_ports(*PORTS)
         shared = self._shared(now)
         rewritten = self._publish_and_render(now, shared)
-        started = False if isinstance(event, ops.InstallEvent) else self._run(restart=changed_code)
+        # Before the start hook a node without an address could only wait; from then on its waiting is worth showing.
+        due = isinstance(event, ops.StartEvent | ops.UpdateStatusEvent) or self._is_named() or changed_code
+        started = self._run(restart=changed_code) if due and not isinstance(event, ops.InstallEvent) else False
         if (rewritten or started) and self._is_named():
             self._node = controlsocket.wait_until_serving(paths.STATE_DIR)
             self._publish_state(now)
