@@ -19,7 +19,8 @@ import controlsocket
 import facts
 import paths
 import workload
-from dbaccessor import confsocket
+from dbaccessor import conf, confsocket
+from dbcluster import AppBag, UnitBag
 from topology import Goal
 
 APP = "control"
@@ -229,3 +230,42 @@ def with_relation(state: testing.State, **changes: object) -> testing.State:
 
 def _subnet(address: str) -> str:
     return str(ipaddress.ip_network(address, strict=False))
+
+
+# What the tests of single hooks start from.
+
+FOUNDED = AppBag(
+    generation=4,
+    cluster_uuid="u-1",
+    bootstrap_controller="0",
+    bootstrapped=True,
+    addresses={"0": "10.0.0.4", "1": "10.0.0.5"},
+    units={"0": f"{APP}/0", "1": f"{APP}/1"},
+)
+OWN = UnitBag("0", "10.0.0.4")
+
+
+def relation(app: AppBag | None = None, own: UnitBag | None = None, **peers: UnitBag) -> testing.PeerRelation:
+    """The peer relation: the app bag, this unit's bag, and `unit1=…` for controller/1."""
+    return testing.PeerRelation(
+        "db-cluster",
+        local_app_data=_filled(app.dump()) if app else {},
+        local_unit_data=_filled(own.dump()) if own else {},
+        peers_data={int(name.removeprefix("unit")): _filled(bag.dump()) for name, bag in peers.items()},
+    )
+
+
+def _filled(raw: dict[str, str]) -> dict[str, str]:
+    return {key: value for key, value in raw.items() if value}
+
+
+def app_bag(out: testing.State) -> AppBag:
+    return AppBag.parse(relation_of(out).local_app_data)
+
+
+def own_bag(out: testing.State) -> UnitBag:
+    return UnitBag.parse(relation_of(out).local_unit_data)
+
+
+def on_disk(machine: Machine) -> conf.ControllerConf:
+    return conf.parse(machine.conf.read_text())

@@ -1,4 +1,4 @@
-"""Flow 1, first half: what one hook of the charm does, under ops.testing, with the machine's edges faked."""
+"""Flow 1, first half: from an address to a file, what one hook publishes, renders and says on the way."""
 
 import dataclasses
 import json
@@ -7,46 +7,20 @@ import ops
 import pytest
 from ops import testing
 
-from charmmachine import APP, Machine, relation_of, state, with_relation
-from dbaccessor import conf
-from dbcluster import AppBag, UnitBag
-
-FOUNDED = AppBag(
-    generation=4,
-    cluster_uuid="u-1",
-    bootstrap_controller="0",
-    bootstrapped=True,
-    addresses={"0": "10.0.0.4", "1": "10.0.0.5"},
-    units={"0": f"{APP}/0", "1": f"{APP}/1"},
+from charmmachine import (
+    APP,
+    FOUNDED,
+    OWN,
+    Machine,
+    app_bag,
+    on_disk,
+    own_bag,
+    relation,
+    relation_of,
+    state,
+    with_relation,
 )
-OWN = UnitBag("0", "10.0.0.4")
-
-
-def relation(app: AppBag | None = None, own: UnitBag | None = None, **peers: UnitBag) -> testing.PeerRelation:
-    """The peer relation: the app bag, this unit's bag, and `unit1=…` for controller/1."""
-    return testing.PeerRelation(
-        "db-cluster",
-        local_app_data=_filled(app.dump()) if app else {},
-        local_unit_data=_filled(own.dump()) if own else {},
-        peers_data={int(name.removeprefix("unit")): _filled(bag.dump()) for name, bag in peers.items()},
-    )
-
-
-def _filled(raw: dict[str, str]) -> dict[str, str]:
-    return {key: value for key, value in raw.items() if value}
-
-
-def app_bag(out: testing.State) -> AppBag:
-    return AppBag.parse(relation_of(out).local_app_data)
-
-
-def own_bag(out: testing.State) -> UnitBag:
-    return UnitBag.parse(relation_of(out).local_unit_data)
-
-
-def on_disk(machine: Machine) -> conf.ControllerConf:
-    return conf.parse(machine.conf.read_text())
-
+from dbcluster import UnitBag
 
 # From an address to a file.
 
@@ -256,91 +230,6 @@ def test_a_latency_out_of_range_blocks_names_the_option_and_keeps_the_one_in_for
     assert on_disk(machine).network_latency_ms == 50
 
 
-# The service.
-
-
-def test_install_makes_the_service_and_hactl_and_starts_nothing(machine: Machine):
-    machine.run(machine.context.on.install(), state(None))
-
-    assert set(machine.content()) == {"bin/hactl", "system/ha-controller.service"}
-    assert machine.systemd.calls == ["daemon-reload"]
-
-
-def test_the_start_hook_starts_the_service_that_no_boot_starts(machine: Machine):
-    machine.run(machine.context.on.install(), state(None))
-
-    machine.run(machine.context.on.start(), state(relation(), "10.0.0.4/24"))
-
-    assert machine.systemd.running
-    assert "[Install]" not in machine.content()["system/ha-controller.service"].split("[Unit]")[1]
-
-
-def test_a_refresh_restarts_the_service_when_its_code_changed(machine: Machine):
-    given = state(relation(), "10.0.0.4/24")
-    machine.run(machine.context.on.start(), given)
-    (machine.charm_dir / "lib" / "controller" / "daemon.py").write_text("version = 2\n")
-    machine.systemd.calls.clear()
-
-    machine.run(machine.context.on.upgrade_charm(), given)
-
-    assert machine.systemd.calls == ["daemon-reload", "restart ha-controller.service"]
-
-
-def test_a_refresh_restarts_nothing_when_the_code_is_the_same(machine: Machine):
-    given = state(relation(), "10.0.0.4/24")
-    machine.run(machine.context.on.start(), given)
-    machine.systemd.calls.clear()
-
-    machine.run(machine.context.on.upgrade_charm(), given)
-
-    assert machine.systemd.calls == []
-
-
-def test_a_service_that_does_not_start_blocks_and_takes_the_hook_s_writes_not_down(machine: Machine):
-    machine.systemd.refuses = True
-
-    out = machine.run(machine.context.on.start(), state(relation(), "10.0.0.4/24"))
-
-    assert isinstance(out.unit_status, ops.BlockedStatus)
-    assert "journalctl -u ha-controller.service" in out.unit_status.message
-    assert own_bag(out).address == "10.0.0.4"
-
-
-def test_the_reader_is_nudged_once_when_the_file_changed_and_not_when_it_did_not(machine: Machine):
-    machine.controllerd.serve()
-    given = state(relation(FOUNDED, OWN), "10.0.0.4/24", leader=False)
-
-    with machine.controllerd:
-        out = machine.run(machine.context.on.config_changed(), given)
-        machine.run(machine.context.on.config_changed(), out)
-
-    assert machine.controllerd.requests.count("POST /reload") == 1
-
-
-def test_after_a_nudge_the_hook_waits_for_the_node_and_publishes_what_it_became(
-    machine: Machine, monkeypatch: pytest.MonkeyPatch
-):
-    monkeypatch.setattr("controlsocket.SERVING_TIMEOUT_SECONDS", 5.0)
-    machine.controllerd.serves_after = 3
-
-    with machine.controllerd:
-        out = machine.run(
-            machine.context.on.config_changed(), state(relation(FOUNDED, OWN), "10.0.0.4/24", leader=False)
-        )
-
-    assert out.unit_status == ops.ActiveStatus("leader, 1/1 nodes")
-    assert json.loads(own_bag(out).db_state) == machine.controllerd.db_state
-
-
-def test_a_unit_that_its_conf_does_not_name_waits_for_nothing(machine: Machine, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("controlsocket.SERVING_TIMEOUT_SECONDS", 60.0)
-    others = dataclasses.replace(FOUNDED, addresses={"1": "10.0.0.5"})
-
-    out = machine.run(machine.context.on.config_changed(), state(relation(others, OWN), "10.0.0.4/24", leader=False))
-
-    assert out.unit_status == ops.WaitingStatus("waiting for the leader to publish this unit's address")
-
-
 # Trouble in the bags and on the disk.
 
 
@@ -397,175 +286,3 @@ def test_a_unit_whose_id_departed_is_told_so(machine: Machine):
 
     assert isinstance(out.unit_status, ops.BlockedStatus)
     assert "remove this unit, add another" in out.unit_status.message
-
-
-# Leaving.
-
-
-def test_a_departing_unit_publishes_and_renders_nothing_not_even_as_leader(machine: Machine):
-    machine.units(1, dying=(0,))
-    given = state(relation(FOUNDED, unit1=UnitBag("1", "10.0.0.9")), "10.0.0.4/24")
-
-    out = machine.run(machine.context.on.update_status(), given)
-
-    assert relation_of(out) == relation_of(given)
-    assert machine.content() == {}
-    assert out.unit_status == ops.MaintenanceStatus("leaving the cluster")
-
-
-def test_a_unit_that_hears_of_its_own_departure_first_publishes_nothing(machine: Machine):
-    machine.be_unit(1)
-    machine.units(0, 1)  # Goal-state may be older than the event.
-    peers = relation(FOUNDED, unit0=UnitBag("0", "10.0.0.9"))
-    given = state(peers, "10.0.0.5/24")
-    event = machine.context.on.relation_departed(peers, remote_unit=0, departing_unit=1)
-
-    out = machine.run(event, given)
-
-    assert relation_of(out).local_app_data == peers.local_app_data
-    assert machine.content() == {}
-
-
-def test_the_departure_of_another_unit_is_published_by_the_leader(machine: Machine):
-    peers = relation(FOUNDED, OWN)
-    event = machine.context.on.relation_departed(peers, remote_unit=1, departing_unit=1)
-
-    out = machine.run(event, state(peers, "10.0.0.4/24"))
-
-    assert app_bag(out).departed == ("1",)
-    assert app_bag(out).addresses == {"0": "10.0.0.4"}
-    assert on_disk(machine).departed == ("1",)
-
-
-def test_stop_leaves_the_cluster_and_then_stops_the_service(machine: Machine):
-    machine.run(machine.context.on.start(), state(relation(), "10.0.0.4/24"))
-    machine.systemd.calls.clear()
-
-    with machine.controllerd:
-        out = machine.run(machine.context.on.stop(), state(None))
-
-    assert machine.controllerd.requests == ["POST /leave"]
-    assert machine.systemd.calls == ["stop ha-controller.service"]
-    assert out.unit_status == ops.MaintenanceStatus("controllerd stopped")
-
-
-def test_stop_goes_on_when_nobody_answers(machine: Machine):
-    machine.run(machine.context.on.start(), state(relation(), "10.0.0.4/24"))
-
-    machine.run(machine.context.on.stop(), state(None))
-
-    assert not machine.systemd.running
-    assert any("did not leave the cluster" in line.message for line in machine.context.juju_log)
-
-
-def test_remove_takes_the_service_away_and_keeps_the_data_aside(machine: Machine):
-    machine.run(machine.context.on.start(), state(relation(), "10.0.0.4/24"))
-    (machine.state_dir / "precious").write_text("data")
-
-    machine.run(machine.context.on.remove(), state(None))
-    machine.run(machine.context.on.remove(), state(None))
-
-    assert not machine.systemd.running
-    (aside,) = machine.content()
-    assert aside.startswith("state.removed-")
-    assert aside.endswith("/precious")
-
-
-# Statuses, version and the action.
-
-
-def test_active_means_a_member_of_a_cluster_with_a_leader(machine: Machine):
-    machine.controllerd.serve(members=3)
-
-    with machine.controllerd:
-        out = machine.run(
-            machine.context.on.update_status(), state(relation(FOUNDED, OWN), "10.0.0.4/24", leader=False)
-        )
-
-    assert out.unit_status == ops.ActiveStatus("leader, 3/3 nodes")
-    assert out.workload_version == "1.18.7"
-
-
-def test_without_a_leader_the_unit_is_not_active(machine: Machine):
-    machine.controllerd.serve(leader=None)
-
-    with machine.controllerd:
-        out = machine.run(
-            machine.context.on.update_status(), state(relation(FOUNDED, OWN), "10.0.0.4/24", leader=False)
-        )
-
-    assert isinstance(out.unit_status, ops.WaitingStatus)
-
-
-def test_the_leader_sums_the_cluster_up_for_the_application(machine: Machine):
-    machine.controllerd.serve(members=3)
-
-    with machine.controllerd:
-        out = machine.run(machine.context.on.update_status(), state(relation(FOUNDED, OWN), "10.0.0.4/24", leader=True))
-
-    assert out.app_status == ops.ActiveStatus("3 voters; may lose 1")
-
-
-def test_get_cluster_answers_flat_and_as_json(machine: Machine):
-    machine.controllerd.serve(members=3)
-
-    with machine.controllerd:
-        machine.run(machine.context.on.action("get-cluster"), state(relation(FOUNDED, OWN), "10.0.0.4/24"))
-
-    results = machine.context.action_results
-    assert results is not None
-    assert (results["health"], results["ha"], results["may-lose"]) == ("healthy", "true", "1")
-    assert (results["members"], results["voters"], results["leader"]) == ("3", "3", "0")
-    assert json.loads(results["json"]) == machine.controllerd.status
-
-
-def test_get_cluster_changes_no_status_no_file_and_no_bag(machine: Machine):
-    given = dataclasses.replace(
-        state(relation(FOUNDED, OWN), "10.0.0.4/24"), unit_status=testing.BlockedStatus("several addresses")
-    )
-    machine.controllerd.serve()
-
-    with machine.controllerd:
-        out = machine.run(machine.context.on.action("get-cluster"), given)
-
-    assert out.unit_status == given.unit_status
-    assert relation_of(out) == relation_of(given)
-    assert machine.content() == {}
-
-
-def test_get_cluster_fails_with_a_remedy_when_controllerd_is_silent(machine: Machine):
-    with pytest.raises(testing.ActionFailed, match="journalctl"):
-        machine.run(machine.context.on.action("get-cluster"), state(relation(FOUNDED, OWN), "10.0.0.4/24"))
-
-
-def test_controllerd_may_ask_for_a_hook_of_its_own(machine: Machine):
-    with machine.context(
-        machine.context.on.update_status(), state(relation(FOUNDED, OWN), "10.0.0.4/24", leader=False)
-    ) as manager:
-        manager.charm.on.db_state_changed.emit()
-
-        assert on_disk(machine).generation == 4
-
-
-# Running any hook again changes nothing.
-
-
-@pytest.mark.parametrize("name", ["config_changed", "start", "update_status", "upgrade_charm", "leader_elected"])
-@pytest.mark.parametrize("leader", [True, False], ids=["leader", "follower"])
-def test_replaying_a_hook_changes_no_file_and_no_databag(machine: Machine, name: str, leader: bool):
-    machine.units(0, 1)
-    machine.controllerd.serve(members=2)
-    event = getattr(machine.context.on, name)()
-    given = state(relation(FOUNDED, OWN, unit1=UnitBag("1", "10.0.0.5")), "10.0.0.4/24", leader=leader)
-
-    with machine.controllerd:
-        once = machine.run(event, given)
-        files = {path: (text, (machine.root / path).stat().st_mtime_ns) for path, text in machine.content().items()}
-        machine.systemd.calls.clear()
-        twice = machine.run(event, once)
-
-    assert relation_of(twice) == relation_of(once)
-    after = {path: (text, (machine.root / path).stat().st_mtime_ns) for path, text in machine.content().items()}
-    assert after == files
-    assert machine.systemd.calls == []
-    assert twice.unit_status == once.unit_status
