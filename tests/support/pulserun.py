@@ -135,6 +135,10 @@ def holders(spaces: set[str]) -> list[int]:
 
 
 def assert_nothing_left(client: Client, spaces: set[str]) -> None:
+    # What was killed needs a moment to go, and the number of a freed namespace may be given to somebody else's.
+    deadline = time.monotonic() + 10
+    while holders(spaces) and time.monotonic() < deadline:
+        time.sleep(0.1)
     assert holders(spaces) == []
     assert str(client.home.path) not in Path("/proc/self/mountinfo").read_text()
     assert not client.home.path.exists(), sorted(client.home.path.rglob("*"))[:10]
