@@ -30,6 +30,11 @@ from topology import Rendered
 
 logger = logging.getLogger(__name__)
 
+# Each record is a process of its own (juju-log). What these two tell at DEBUG cost more than the hook's own work, and
+# an operator reads one line a decision.
+for chatty in ("ops", "charmlibs.systemd"):
+    logging.getLogger(chatty).setLevel(logging.INFO)
+
 PORTS = (ops.Port("tcp", 17666), ops.Port("tcp", 17070))
 LATENCY = "network-latency-ms"
 LATENCY_RANGE = range(5, 1001)
