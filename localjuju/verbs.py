@@ -266,6 +266,10 @@ class Verbs:
     async def do_busy(self) -> dict[str, str]:
         """The units that have something to do, and what; empty when the model has settled."""
         doing: dict[str, str] = {}
+        for app in self._model.apps.values():
+            if app.units and app.lease.holder not in app.units:
+                # A hook is still to come: leader-elected, when the lease of whoever is gone has run out.
+                doing[app.name] = f"nobody leads; the lease of {app.lease.holder or 'nobody'} runs out first"
         for unit in self._model.units():
             hook = events.next_hook(unit.seen, self._model.facts(unit))
             if unit.agent.current != "idle":

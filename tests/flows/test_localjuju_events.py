@@ -183,6 +183,22 @@ def test_a_leader_that_is_killed_in_a_hook_leaves_no_trace_of_its_writes(run):
     assert run.bags(rest[1])["app"]["members"] == f'["controller/{rest[1]}"]'
 
 
+def test_a_model_whose_leader_is_gone_has_not_settled_before_somebody_else_leads(run):
+    run.client.call("model-config", changes={"leadership-lease": "8"})
+    run.deploy(units=2)
+    leader = int(run.leader().partition("/")[2])
+
+    run.client.call("remove-unit", units=[f"controller/{leader}"], force=True)
+    waits_for = run.client.call("busy")["controller"]
+    before = run.bags(1 - leader)["app"]["members"]
+    run.add_unit()
+
+    assert before == '["controller/0", "controller/1"]'
+    assert f"controller/{leader}" in waits_for
+    assert run.leader() == f"controller/{1 - leader}"
+    assert run.bags(2)["app"]["members"] == f'["controller/{1 - leader}", "controller/2"]'
+
+
 def test_many_changes_of_a_bag_become_one_event(run):
     run.deploy(units=2)
     leader = int(run.leader().partition("/")[2])
