@@ -13,7 +13,7 @@ from __future__ import annotations
 import ipaddress
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 import yaml
@@ -34,7 +34,9 @@ class ControllerConf(msgspec.Struct, frozen=True, rename="kebab", kw_only=True):
 
     `db_bind_addresses` maps controller ids to numeric IP addresses without a port. `generation` rises with every
     change of what it covers: all keys but `db_voters` and `db_last_index` (advice, see docs/decisions) and the
-    keys that belong to this controller alone (`controller_id`, the ports, the latency).
+    keys that belong to this controller alone (`controller_id`, the ports, the latency, `tls`).
+
+    `tls` is "required", or "off" where every address is of this machine alone: nothing between machines is in clear.
     """
 
     controller_id: str
@@ -51,6 +53,7 @@ class ControllerConf(msgspec.Struct, frozen=True, rename="kebab", kw_only=True):
     dqlite_port: int = 17666
     api_port: int = 17070
     network_latency_ms: int = 10
+    tls: Literal["required", "off"] = "required"
     extra: dict[str, Any] = {}
 
     @property
@@ -89,6 +92,8 @@ def parse(text: str) -> ControllerConf:
         raise BadConf(f"schema {schema} is newer than the {SCHEMA} this version reads: refresh this unit")
     known = {k: v for k, v in document.items() if k in _KNOWN}
     extra = {k: v for k, v in document.items() if k not in _KNOWN}
+    if known.get("tls") is False:  # What YAML makes of an `off` without quotes.
+        known["tls"] = "off"
     try:
         conf = msgspec.convert({**known, "extra": extra}, ControllerConf)
     except msgspec.ValidationError as error:
@@ -163,6 +168,13 @@ class ConfReader:
         self.conf, self.problem = new, None
 
 
+def is_loopback(address: str) -> bool:
+    """Whether what is sent to this IP address never leaves the machine."""
+    ip = ipaddress.ip_address(address)
+    mapped = ip.ipv4_mapped if isinstance(ip, ipaddress.IPv6Address) else None
+    return (mapped or ip).is_loopback
+
+
 def _load(text: str) -> Mapping[str, Any]:
     try:
         document = yaml.safe_load(text)
@@ -200,6 +212,8 @@ def _check(conf: ControllerConf) -> None:
         if ip in owners:
             raise BadConf(f"db-bind-addresses: controllers {owners[ip]} and {controller_id} both have {ip}")
         owners[ip] = controller_id
+        if conf.tls == "off" and not is_loopback(address):
+            raise BadConf(f"tls is off, and {address} of controller {controller_id} is no loopback address: remove tls")
     for key, ids in (("db-unresolved", conf.db_unresolved), ("departed", conf.departed)):
         both = sorted(set(ids) & set(conf.db_bind_addresses))
         if both:

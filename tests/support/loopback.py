@@ -59,6 +59,7 @@ class Cluster:
                 "bootstrapped": self.generation > 1,
                 "generation": self.generation,
                 "db-bind-addresses": {str(i): self.address(i) for i in named},
+                "tls": "off",
                 **changes,
             }
             self.state_dir(n).mkdir(mode=0o700, parents=True, exist_ok=True)

@@ -6,6 +6,7 @@ import asyncio
 import json
 import shutil
 import signal
+import socket
 import time
 from pathlib import Path
 
@@ -305,13 +306,15 @@ def test_a_damaged_log_is_put_aside_and_its_node_joins_again(cluster):
 
 def test_an_address_that_cannot_be_bound_is_shown_and_does_not_stop_the_node(cluster):
     cluster.form(1)
-    cluster.configure([0], **{"db-bind-addresses": {"0": "192.0.2.1"}})
-    cluster.wait(lambda: cluster.status(0)["waits"], "the wait is shown")
+    taken = cluster.address(9)
+    with socket.create_server((taken, 17666)):
+        cluster.configure([0], **{"db-bind-addresses": {"0": taken}})
+        cluster.wait(lambda: cluster.status(0)["waits"], "the wait is shown")
 
-    (wait,) = cluster.status(0)["waits"]
-    assert wait["for"] == "listen"
-    assert "192.0.2.1" in wait["reason"]
-    assert cluster.serving(0)
+        (wait,) = cluster.status(0)["waits"]
+        assert wait["for"] == "listen"
+        assert taken in wait["reason"]
+        assert cluster.serving(0)
     cluster.configure([0])
     cluster.wait(lambda: not cluster.status(0)["waits"], "and it goes when the address is good")
 

@@ -48,11 +48,25 @@ def test_a_good_file_is_read_and_unknown_keys_pass_through():
         ('departed: ["3"]', 'departed: ["1"]', "both in db-bind-addresses and in departed"),
         ('db-unresolved: ["2"]', 'db-unresolved: ["1"]', "both in db-bind-addresses and in db-unresolved"),
         ("schema: 1", "schema: [", "not YAML"),
+        ("schema: 1", "tls: maybe", "tls"),
+        ("schema: 1", "tls: true", "tls"),
+        ("schema: 1", "tls: off", "10.6.6.6 of controller 0 is no loopback address"),
     ],
 )
 def test_a_wrong_value_is_refused_and_named(old, new, sentence):
     with pytest.raises(BadConf, match=sentence):
         parse(GOOD.replace(old, new))
+
+
+def test_tls_is_required_unless_the_file_says_otherwise():
+    assert parse(GOOD).tls == "required"
+
+
+@pytest.mark.parametrize("off", ["off", '"off"', "false"])
+def test_tls_may_be_off_where_no_address_is_another_machine_s(off):
+    addresses = ("127.3.2.1", "::1", "::ffff:127.0.0.9")
+    for address in addresses:
+        assert parse(GOOD.replace("10.6.6.6", address).replace("10.6.6.7", "127.0.0.1") + f"tls: {off}\n").tls == "off"
 
 
 @pytest.mark.parametrize(
