@@ -117,26 +117,16 @@ def choose(candidates: Iterable[Candidate]) -> Choice:
     return Ambiguous(tuple(preferred), present, rejected)
 
 
-@dataclass(frozen=True)
-class Shared:
-    """What a unit shares ("": nothing yet), and the better address that it does not take while a node runs."""
-
-    address: str
-    pending: str = ""
-
-
-def share(choice: Choice | None, shared: str, *, in_use: bool) -> Shared:
-    """Return what to share now. `choice` is None when the network could not be asked.
+def share(choice: Choice | None, shared: str) -> str:
+    """Return the address to share now, "" for none yet. `choice` is None when the network could not be asked.
 
     What was shared is only ever replaced by a unique other address, never taken back: a second network card,
-    a network that is away for a moment or an ambiguous binding takes no running member from the others. An
-    address that a node runs on (`in_use`) is not replaced either, and the better one is named as pending.
+    a network that is away for a moment or an ambiguous binding takes no running member from the others. A new
+    address is taken even while a node runs: to it that is another listener, not another membership.
     """
     if not isinstance(choice, Unique) or shared in choice.present:
-        return Shared(shared)
-    if shared and in_use:
-        return Shared(shared, pending=choice.address)
-    return Shared(choice.address)
+        return shared
+    return choice.address
 
 
 def scope_of(address: str) -> Scope:

@@ -112,7 +112,6 @@ class ControllerCharm(ops.CharmBase):
 
     def _shared(self, now: Facts) -> str:
         """Return the address to share, and tell the operator what is wrong with the binding."""
-        shared = bindaddress.share(now.network.choice, now.own.address, in_use=now.address_in_use)
         match now.network.choice:
             case bindaddress.Ambiguous() | bindaddress.NoneLocal() as choice:
                 self._say(ops.BlockedStatus(choice.reason(self.app.name)))
@@ -122,14 +121,7 @@ class ControllerCharm(ops.CharmBase):
                 self._say(ops.WaitingStatus(now.network.failure))
             case bindaddress.Unique():
                 pass
-        if shared.pending:
-            self._say(
-                ops.WaitingStatus(
-                    f"address {shared.address} is gone and {shared.pending} is not taken while a member runs:"
-                    " restore it, or replace this unit"
-                )
-            )
-        return shared.address
+        return bindaddress.share(now.network.choice, now.own.address)
 
     def _publish_and_render(self, now: Facts, address: str) -> bool:
         """Write this unit's bag, the leader's decisions and the file. Return whether the file changed."""

@@ -64,12 +64,6 @@ class Facts:
             return self.own.controller_id
         return self.on_disk.controller_id if self.on_disk else dbcluster.assigned_id(self.unit)
 
-    @property
-    def address_in_use(self) -> bool:
-        """Whether a node may run on the shared address: it has an identity, or may found the cluster."""
-        may_found = self.on_disk is not None and self.on_disk.bootstrap_controller == self.controller_id
-        return bool(self.disk_uuid) or may_found
-
 
 def read(charm: ops.CharmBase, event: ops.EventBase) -> Facts:
     """Return the facts of this hook."""

@@ -122,21 +122,38 @@ def _with_members(view: View, old: AppBag, reasons: list[str]) -> AppBag:
     if gone:
         reasons.append(f"departed: {', '.join(sorted(gone))} (goal-state no longer names the unit)")
 
-    # An id once resolved stays so: a newer address replaces the old one, a missing one does not.
-    addresses = {i: a for i, a in old.addresses.items() if i in units}
-    for i in sorted(units, key=_rank):
-        bag = view.units.get(units[i])
-        if bag is None or not (bag.controller_id and bag.address) or addresses.get(i) == bag.address:
-            continue
-        if owner := next((o for o, a in addresses.items() if a == bag.address), None):
-            reasons.append(f"controller {i} is unresolved: {bag.address} is that of controller {owner}")
-            continue
-        addresses[i] = bag.address
-        reasons.append(f"controller {i} has address {bag.address}")
+    addresses = _addresses(view, old, units, reasons)
     unresolved = tuple(sorted(set(units) - set(addresses)))
     return dataclasses.replace(
         old, addresses=dict(sorted(addresses.items())), unresolved=unresolved, departed=departed, units=units
     )
+
+
+def _addresses(view: View, old: AppBag, units: Mapping[str, str], reasons: list[str]) -> dict[str, str]:
+    """Return the new map: what each unit publishes now, else what it had last.
+
+    An id once resolved stays so while nobody else has its address: a newer one replaces it, a missing one does not.
+    Of two that publish one address, it belongs to whoever had it before, else to the lower id. Two units may swap
+    theirs, and a whole subnet may be renumbered: the claims of now count before the addresses of then.
+    """
+    claims: dict[str, str] = {}
+    for i, unit in units.items():
+        bag = view.units.get(unit)
+        if bag is not None and bag.controller_id and bag.address:
+            claims[i] = bag.address
+    owners: dict[str, str] = {}
+    for i in sorted(claims, key=lambda i: (claims[i] != old.addresses.get(i), _rank(i))):
+        owner = owners.setdefault(claims[i], i)
+        if owner != i:
+            reasons.append(f"controller {i} does not get {claims[i]}, which is that of controller {owner}")
+    for i in sorted(set(units) - set(owners.values()), key=_rank):
+        if i in old.addresses:
+            owners.setdefault(old.addresses[i], i)
+    addresses = {i: address for address, i in owners.items()}
+    for i in sorted(addresses, key=_rank):
+        if old.addresses.get(i) != addresses[i]:
+            reasons.append(f"controller {i} has address {addresses[i]}")
+    return addresses
 
 
 def _with_cluster(view: View, app: AppBag, whole: bool, new_uuid: Callable[[], str], reasons: list[str]) -> AppBag:

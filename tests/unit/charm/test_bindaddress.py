@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import bindaddress
-from bindaddress import Ambiguous, Candidate, Missing, NoneLocal, Scope, Shared, Unique
+from bindaddress import Ambiguous, Candidate, Missing, NoneLocal, Scope, Unique
 
 ETH0 = Candidate("10.0.0.4", "eth0", "10.0.0.0/24")
 ETH1 = Candidate("10.0.9.4", "eth1", "10.0.9.0/24")
@@ -186,37 +186,30 @@ def test_whatever_is_chosen_is_a_local_cloud_address_of_the_binding(addresses: l
 
 
 def test_the_first_unique_address_is_shared():
-    assert bindaddress.share(bindaddress.choose([ETH0]), "", in_use=False) == Shared("10.0.0.4")
+    assert bindaddress.share(bindaddress.choose([ETH0]), "") == "10.0.0.4"
 
 
 @pytest.mark.parametrize("choice", [None, bindaddress.choose([]), bindaddress.choose([PUBLIC])])
 def test_nothing_is_shared_while_there_is_no_unique_address(choice: bindaddress.Choice | None):
-    assert bindaddress.share(choice, "", in_use=False) == Shared("")
+    assert bindaddress.share(choice, "") == ""
 
 
-@pytest.mark.parametrize("in_use", [False, True])
-def test_a_second_network_card_takes_no_shared_address_away(in_use: bool):
+def test_a_second_network_card_takes_no_shared_address_away():
     both = bindaddress.choose([ETH0, ETH1])
 
-    assert bindaddress.share(both, "10.0.9.4", in_use=in_use) == Shared("10.0.9.4")
+    assert bindaddress.share(both, "10.0.9.4") == "10.0.9.4"
 
 
 @pytest.mark.parametrize("choice", [None, bindaddress.choose([]), bindaddress.choose([PUBLIC])])
 def test_a_shared_address_stays_when_the_network_is_away_for_a_moment(choice: bindaddress.Choice | None):
-    assert bindaddress.share(choice, "10.0.0.4", in_use=False) == Shared("10.0.0.4")
+    assert bindaddress.share(choice, "10.0.0.4") == "10.0.0.4"
 
 
 def test_an_ipv6_address_that_is_shared_and_present_stays_when_an_ipv4_one_appears():
     choice = bindaddress.choose([Candidate("fd00::4", "eth0", "fd00::/64"), ETH0])
 
-    assert bindaddress.share(choice, "fd00::4", in_use=True) == Shared("fd00::4")
+    assert bindaddress.share(choice, "fd00::4") == "fd00::4"
 
 
-def test_a_changed_address_is_taken_by_a_unit_whose_node_never_ran():
-    assert bindaddress.share(bindaddress.choose([ETH1]), "10.0.0.4", in_use=False) == Shared("10.0.9.4")
-
-
-def test_a_changed_address_stays_pending_while_a_node_runs_on_the_old_one():
-    choice = bindaddress.choose([ETH1])
-
-    assert bindaddress.share(choice, "10.0.0.4", in_use=True) == Shared("10.0.0.4", pending="10.0.9.4")
+def test_a_changed_address_is_shared_whether_a_node_runs_or_not():
+    assert bindaddress.share(bindaddress.choose([ETH1]), "10.0.0.4") == "10.0.9.4"

@@ -189,29 +189,22 @@ def test_a_second_network_card_blocks_a_running_member_but_takes_nothing_away(ma
     assert app_bag(out).addresses == FOUNDED.addresses
 
 
-def test_a_changed_address_of_a_member_stays_pending_and_visible(machine: Machine):
+def test_a_changed_address_of_a_member_is_shared_and_its_old_one_given_up(machine: Machine):
     (machine.state_dir / "identity.json").write_text('{"cluster-uuid": "u-1", "schema": 1}')
 
     out = machine.run(machine.context.on.config_changed(), state(relation(FOUNDED, OWN), "10.0.9.4/24", leader=False))
 
-    assert own_bag(out).address == "10.0.0.4"
-    assert isinstance(out.unit_status, ops.WaitingStatus)
-    assert "10.0.0.4 is gone and 10.0.9.4 is not taken" in out.unit_status.message
-
-
-def test_a_changed_address_of_the_named_founder_stays_pending_as_it_may_have_founded(machine: Machine):
-    named = dataclasses.replace(FOUNDED, bootstrapped=False)
-    machine.run(machine.context.on.config_changed(), state(relation(named, OWN), "10.0.0.4/24", leader=False))
-
-    out = machine.run(machine.context.on.config_changed(), state(relation(named, OWN), "10.0.9.4/24", leader=False))
-
-    assert own_bag(out).address == "10.0.0.4"
-
-
-def test_a_changed_address_of_a_unit_that_never_ran_is_taken(machine: Machine):
-    out = machine.run(machine.context.on.config_changed(), state(relation(None, OWN), "10.0.9.4/24", leader=False))
-
     assert own_bag(out).address == "10.0.9.4"
+
+
+def test_the_leader_publishes_and_renders_its_own_changed_address(machine: Machine):
+    machine.units(0, 1)
+    given = state(relation(FOUNDED, OWN, unit1=UnitBag("1", "10.0.0.5")), "10.0.9.4/24")
+
+    out = machine.run(machine.context.on.config_changed(), given)
+
+    assert app_bag(out).addresses == {"0": "10.0.9.4", "1": "10.0.0.5"}
+    assert app_bag(out).generation == FOUNDED.generation + 1
 
 
 # Configuration.

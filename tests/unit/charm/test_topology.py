@@ -139,6 +139,30 @@ def test_a_new_address_of_a_peer_replaces_its_old_one():
     assert propose(FOUNDED, U0, UnitBag("1", "10.0.0.9")).app.addresses["1"] == "10.0.0.9"
 
 
+def test_two_units_may_swap_their_addresses():
+    app = propose(FOUNDED, dataclasses.replace(U0, address=U1.address), dataclasses.replace(U1, address=U0.address)).app
+
+    assert app.addresses == {"0": U1.address, "1": U0.address}
+    assert app.unresolved == ()
+
+
+def test_a_new_address_that_another_unit_has_still_is_taken_once_that_one_has_moved():
+    moved = dataclasses.replace(U0, address=U1.address)
+
+    first = propose(FOUNDED, moved, U1).app
+    second = propose(first, moved, dataclasses.replace(U1, address="10.0.0.9")).app
+
+    assert first.addresses == FOUNDED.addresses
+    assert second.addresses == {"0": U1.address, "1": "10.0.0.9"}
+
+
+def test_a_remembered_address_that_another_unit_publishes_now_is_no_longer_that_of_the_first():
+    app = propose(FOUNDED, dataclasses.replace(U0, address=U1.address), UnitBag("1")).app
+
+    assert app.addresses == {"0": U1.address}
+    assert app.unresolved == ("1",)
+
+
 def test_a_departed_id_never_comes_back():
     tombstoned = dataclasses.replace(FOUNDED, departed=("2",))
 
