@@ -150,9 +150,8 @@ def _addresses(view: View, old: AppBag, units: Mapping[str, str], reasons: list[
         if i in old.addresses:
             owners.setdefault(old.addresses[i], i)
     addresses = {i: address for address, i in owners.items()}
-    for i in sorted(addresses, key=_rank):
-        if old.addresses.get(i) != addresses[i]:
-            reasons.append(f"controller {i} has address {addresses[i]}")
+    changed = [i for i in sorted(addresses, key=_rank) if old.addresses.get(i) != addresses[i]]
+    reasons.extend(f"controller {i} has address {addresses[i]}" for i in changed)
     return addresses
 
 

@@ -19,12 +19,12 @@ import socket
 import stat
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
 from dbaccessor import errors
 from dbaccessor.dqlite import native, wire
+from dbaccessor.dqlite.nodedir import LastEntry
 
 log = logging.getLogger(__name__)
 
@@ -36,14 +36,6 @@ _LARGEST_ID: Final = 2**63 - 1
 _LOCK_FILE = "dqlite-lock"
 _BOOTSTRAP_SECONDS = 10.0
 _POLL_SECONDS = 0.005
-
-
-@dataclass(frozen=True, order=True)
-class LastEntry:
-    """The newest entry in the log of a directory."""
-
-    index: int
-    term: int
 
 
 def new_id() -> int:
@@ -231,7 +223,7 @@ def last_entry(directory: Path, dqlite_id: int, name: str) -> LastEntry:
             index, term = library.ffi.new("uint64_t *"), library.ffi.new("uint64_t *")
             code = library.c.dqlite_node_describe_last_entry(handle, index, term)
             _check(library, handle, f"reading the last entry of {name}", code)
-            return LastEntry(int(index[0]), int(term[0]))
+            return LastEntry(term=int(term[0]), index=int(index[0]))
         finally:
             library.c.dqlite_node_destroy(handle)
 

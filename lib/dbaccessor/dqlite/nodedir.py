@@ -90,29 +90,44 @@ def _fsync_directory(directory: Path) -> None:
         os.close(fd)
 
 
+@dataclass(frozen=True, order=True)
+class LastEntry:
+    """Where a log ends. Of two logs of one epoch the newer one is that of the higher term, then of the higher index."""
+
+    term: int = 0
+    index: int = 0
+
+    def __str__(self) -> str:
+        return f"index {self.index} of term {self.term}"
+
+
 def last_index_on_disk(directory: Path) -> int:
-    """Return the index of the newest whole entry in the log here, 0 if there is none. Works beside a running
-    node.
+    """Return the index of `last_entry_on_disk`."""
+    return last_entry_on_disk(directory).index
+
+
+def last_entry_on_disk(directory: Path) -> LastEntry:
+    """Return the newest whole entry in the log here, index 0 if there is none. Works beside a running node.
 
     It is a lower bound of what the node has: entries that are being written may be missing. It says nothing
     of what is committed: the end of a deposed leader's log may be cut off later.
     """
-    best = 0
+    best = LastEntry()
     for _ in range(_ATTEMPTS):
         before = _Listing.of(directory)
-        index, whole = before.last_index(directory)
-        best = max(best, index)
+        entry, whole = before.last_entry(directory)
+        best = max(best, entry, key=_reach)
         if whole and _Listing.of(directory) == before:
-            return index
+            return entry
     return best
 
 
 @dataclass(frozen=True)
 class _Listing:
-    snapshot: int
-    """The last index of the newest snapshot."""
-    closed: int
-    """The last index of the closed segments that follow one another up to the newest."""
+    snapshot: LastEntry
+    """The last entry of the newest snapshot."""
+    closed: tuple[int, int]
+    """The first and the last index of the newest closed segment, zeros if there is none."""
     opened: tuple[int, ...]
     """The counters of open segments, oldest first."""
 
@@ -124,27 +139,30 @@ class _Listing:
             for name in names
             if (match := _SNAPSHOT.fullmatch(name)) and name + _META_SUFFIX in names
         ]
-        closed = [int(match[2]) for name in names if (match := _CLOSED.fullmatch(name))]
+        closed = [(int(match[2]), int(match[1])) for name in names if (match := _CLOSED.fullmatch(name))]
         opened = sorted(int(match[1]) for name in names if (match := _OPEN.fullmatch(name)))
-        return _Listing(max(snapshots)[1] if snapshots else 0, max(closed, default=0), tuple(opened))
+        last, first = max(closed, default=(0, 0))
+        term, index, _ = max(snapshots, default=(0, 0, 0))
+        return _Listing(LastEntry(term, index), (first, last), tuple(opened))
 
-    def last_index(self, directory: Path) -> tuple[int, bool]:
-        """Return the last index, and False if a file was renamed away meanwhile.
+    def last_entry(self, directory: Path) -> tuple[LastEntry, bool]:
+        """Return the last entry, and False if a file was renamed away meanwhile.
 
         Entries of open segments carry no number: they follow the newest closed segment, or the snapshot if
         there is none (a node that received a snapshot starts its log anew behind it).
         """
-        index = self.closed or self.snapshot
-        for counter in self.opened:
-            try:
-                with (directory / f"open-{counter}").open("rb", buffering=0) as file:
-                    count = _count_entries(file.fileno())
-            except FileNotFoundError:
-                return max(index, self.snapshot), False
-            if count == 0:
-                break  # Prepared for later, as are all behind it.
-            index += count
-        return max(index, self.snapshot), True
+        index, term = self.closed[1] or self.snapshot.index, 0
+        try:
+            for counter in self.opened:
+                count, newest = _entries_of(directory / f"open-{counter}")
+                if count == 0:
+                    break  # Prepared for later, as are all behind it.
+                index, term = index + count, newest
+            if term == 0 and self.closed[1]:
+                _, term = _entries_of(directory / f"{self.closed[0]:016d}-{self.closed[1]:016d}")
+        except FileNotFoundError:
+            return max(LastEntry(term, index), self.snapshot, key=_reach), False
+        return max(LastEntry(term, index), self.snapshot, key=_reach), True
 
 
 def _names(directory: Path) -> list[str]:
@@ -154,28 +172,37 @@ def _names(directory: Path) -> list[str]:
         return []
 
 
-def _count_entries(fd: int) -> int:
-    """Count the entries of the whole batches at the beginning of an open segment; stop at the first that is not.
+def _reach(entry: LastEntry) -> tuple[int, int]:
+    """Order what is read of one log, whose terms only rise."""
+    return entry.index, entry.term
 
-    Batches are written one after another, so only the last one can be half there: only its data is checked.
+
+def _entries_of(path: Path) -> tuple[int, int]:
+    """Count the entries of the whole batches at the beginning of a segment, up to the first that is not whole.
+
+    Returns the term of the last of them with it. Raises FileNotFoundError. Batches are written one after another, so
+    only the last one can be half there: only its data is checked.
     """
-    if _read_word(fd, 0) != _FORMAT:
-        return 0
-    before = total = 0
-    last: _Batch | None = None
-    batch = _read_batch(fd, _WORD.size)
-    while batch is not None:
-        before, total, last = total, total + batch.entries, batch
-        batch = _read_batch(fd, batch.end)
-    if last is None:
-        return 0
-    data = os.pread(fd, last.end - last.data, last.data)
-    return total if len(data) == last.end - last.data and _checksum(data) == last.data_sum else before
+    with path.open("rb", buffering=0) as file:
+        fd = file.fileno()
+        if _read_word(fd, 0) != _FORMAT:
+            return 0, 0
+        before = total = (0, 0)
+        last: _Batch | None = None
+        batch = _read_batch(fd, _WORD.size)
+        while batch is not None:
+            before, total, last = total, (total[0] + batch.entries, batch.term), batch
+            batch = _read_batch(fd, batch.end)
+        if last is None:
+            return 0, 0
+        data = os.pread(fd, last.end - last.data, last.data)
+        return total if len(data) == last.end - last.data and _checksum(data) == last.data_sum else before
 
 
 @dataclass(frozen=True)
 class _Batch:
     entries: int
+    term: int
     data: int
     end: int
     data_sum: int
@@ -193,8 +220,9 @@ def _read_batch(fd: int, offset: int) -> _Batch | None:
     if len(head) < _WORD.size + count * _ENTRY.size or _checksum(head) != header_sum:
         return None
     data = offset + len(head)
-    size = sum((size + 7) // 8 * 8 for _term, _kind, size in _ENTRY.iter_unpack(head[_WORD.size :]))
-    return _Batch(count, data, data + size, data_sum) if size <= _MAX_SEGMENT_BYTES else None
+    entries = list(_ENTRY.iter_unpack(head[_WORD.size :]))
+    size = sum((size + 7) // 8 * 8 for _term, _kind, size in entries)
+    return _Batch(count, entries[-1][0], data, data + size, data_sum) if size <= _MAX_SEGMENT_BYTES else None
 
 
 def _read_word(fd: int, offset: int) -> int:

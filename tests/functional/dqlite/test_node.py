@@ -45,7 +45,7 @@ def test_founding_leaves_a_log_of_two_entries_of_term_one(nodes: InProcess, tmp_
 
     node.bootstrap(directory, 4711, "controller-0-4711")
 
-    assert node.last_entry(directory, 4711, "controller-0-4711") == node.LastEntry(index=2, term=1)
+    assert node.last_entry(directory, 4711, "controller-0-4711") == nodedir.LastEntry(index=2, term=1)
     assert nodedir.last_index_on_disk(directory) == 2
 
 
@@ -217,7 +217,7 @@ def test_a_survivor_of_two_is_writable_again_after_recovery(nodes: InProcess):
         node.recover(nodes.directory(survivor), nodes.ids[survivor], nodes.name(survivor))
 
         after = node.last_entry(nodes.directory(survivor), nodes.ids[survivor], nodes.name(survivor))
-        assert after == node.LastEntry(before.index + 1, 1)
+        assert after == nodedir.LastEntry(index=before.index + 1, term=1)
         await asyncio.to_thread(nodes.start, survivor)
         assert await nodes.wait_for_leader() == survivor
         assert [m.dqlite_id for m in await nodes.members()] == [nodes.ids[survivor]]

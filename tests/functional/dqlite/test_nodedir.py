@@ -21,7 +21,7 @@ def test_the_last_index_beside_a_running_node_is_the_one_that_the_library_tells_
 ):
     directory = nodes.directory(0)
 
-    async def play() -> int:
+    async def play() -> nodedir.LastEntry:
         await asyncio.to_thread(nodes.found)
         await nodes.wait_for_leader()
         seen = [nodedir.last_index_on_disk(directory)]
@@ -36,15 +36,15 @@ def test_the_last_index_beside_a_running_node_is_the_one_that_the_library_tells_
                     assert nodedir.last_index_on_disk(directory) >= before + number
                     seen.append(nodedir.last_index_on_disk(directory))
         assert seen == sorted(seen)
-        return nodedir.last_index_on_disk(directory)
+        return nodedir.last_entry_on_disk(directory)
 
     live = asyncio.run(play())
     has_snapshot = any(file.name.startswith("snapshot-") for file in directory.iterdir())
     nodes.stop(0)
 
-    stopped = nodedir.last_index_on_disk(directory)
+    stopped = nodedir.last_entry_on_disk(directory)
     told = node.last_entry(directory, nodes.ids[0], nodes.name(0))
-    assert live == stopped == told.index
+    assert live == stopped == told
     assert told.index >= writes + 3
     assert has_snapshot == (writes == WRITES)
 
@@ -66,10 +66,10 @@ def test_a_directory_copied_from_under_a_running_node_reads_the_same_as_the_libr
                 await writing
 
     asyncio.run(play())
-    read = [nodedir.last_index_on_disk(copy) for copy in copies]
-    told = [node.last_entry(copy, nodes.ids[0], nodes.name(0)).index for copy in copies]
+    read = [nodedir.last_entry_on_disk(copy) for copy in copies]
+    told = [node.last_entry(copy, nodes.ids[0], nodes.name(0)) for copy in copies]
     # The library has closed by now what the copies held open; that must not matter either.
-    again = [nodedir.last_index_on_disk(copy) for copy in copies]
+    again = [nodedir.last_entry_on_disk(copy) for copy in copies]
     assert read == told == again == sorted(read)
     assert read[0] < read[-1]
 

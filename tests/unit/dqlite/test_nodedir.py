@@ -174,19 +174,45 @@ def test_any_content_of_an_open_segment_is_counted_or_ignored(tmp_path_factory: 
     assert nodedir.last_index_on_disk(directory) >= 0
 
 
+@pytest.mark.parametrize("renamed", ["before it is opened", "after it was read"])
 def test_a_segment_that_is_renamed_while_it_is_read_is_not_counted_twice_nor_lost(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, renamed: str
 ):
     (tmp_path / "0000000000000001-0000000000000040").touch()
     (tmp_path / "open-1").write_bytes(FORMAT + batch(8, 8))
-    count = nodedir._count_entries
+    entries_of = nodedir._entries_of
 
-    def rename_then_count(fd: int) -> int:
-        monkeypatch.setattr(nodedir, "_count_entries", count)
+    def rename() -> None:
+        monkeypatch.setattr(nodedir, "_entries_of", entries_of)
         (tmp_path / "open-1").rename(tmp_path / "0000000000000041-0000000000000042")
         (tmp_path / "open-2").write_bytes(FORMAT + batch(8))
-        return count(fd)
 
-    monkeypatch.setattr(nodedir, "_count_entries", rename_then_count)
+    def rename_too(path: Path) -> tuple[int, int]:
+        if renamed == "before it is opened":
+            rename()
+            return entries_of(path)
+        entries = entries_of(path)
+        rename()
+        return entries
+
+    monkeypatch.setattr(nodedir, "_entries_of", rename_too)
 
     assert nodedir.last_index_on_disk(tmp_path) == 43
+
+
+def test_the_last_term_is_that_of_the_last_entry_wherever_it_stands(tmp_path: Path):
+    closed = tmp_path / "0000000000000001-0000000000000002"
+    closed.write_bytes(FORMAT + batch(8, 8))
+    (tmp_path / "open-1").write_bytes(FORMAT)
+
+    assert nodedir.last_entry_on_disk(tmp_path) == nodedir.LastEntry(term=3, index=2)
+
+    for name in ("snapshot-2-1-99", "snapshot-5-7-99"):
+        (tmp_path / name).touch()
+        (tmp_path / f"{name}.meta").touch()
+
+    assert nodedir.last_entry_on_disk(tmp_path) == nodedir.LastEntry(term=5, index=7)
+
+
+def test_a_longer_log_of_an_older_term_is_the_older_one():
+    assert nodedir.LastEntry(term=3, index=900) < nodedir.LastEntry(term=4, index=8)
