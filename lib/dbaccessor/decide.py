@@ -17,6 +17,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from dbaccessor.conf import ControllerConf
+from dbaccessor.dqlite.nodedir import NO_ENTRY, LastEntry
 from dbaccessor.identity import Epoch, Identity, controller_of
 
 RECOVER = "hactl recover"
@@ -43,13 +44,14 @@ class Running:
     """The own node, when it runs.
 
     `answers`: it told its leader and members a moment ago. `silent_seconds` is how long it has been telling, without
-    a break, that it knows no leader. `removed`: the leader has said for the hold that this node is no member.
+    a break, that it knows no leader; `last` is where its log ends, known from then on. `removed`: the leader has said
+    for the hold that this node is no member.
     """
 
     role: str = ""
     leader: str = ""
     silent_seconds: float = 0.0
-    last_index: int = 0
+    last: LastEntry = NO_ENTRY
     answers: bool = True
     removed: bool = False
 
@@ -59,7 +61,8 @@ class Peer:
     """Another controller, as far as it could be asked.
 
     `silent_seconds` is how long it has been unreachable without a break; None means that it was never asked, which
-    is not silence. `holds_data` is None while it does not answer.
+    is not silence. `holds_data` is None while it does not answer. `last` is where its log ends, unknown (index 0) while
+    it has a leader.
     """
 
     controller_id: str
@@ -70,6 +73,8 @@ class Peer:
     leader: str = ""
     epoch: Epoch | None = None
     superseded: Epoch | None = None
+    running: bool = False
+    last: LastEntry = NO_ENTRY
 
 
 @dataclass(frozen=True)
@@ -282,7 +287,7 @@ def _join(view: View, conf: ControllerConf, *, resuming: bool) -> Join | Wait:
             "the founding controller must run; see its status" if not conf.bootstrapped else "start one of the others",
         )
     newest = max((p.epoch for p in members if p.epoch is not None), key=lambda e: e.number, default=None)
-    rivals = [p for p in members if _rivals(newest, p.epoch)]
+    rivals = [p for p in members if rival_of(newest, p.epoch)]
     if rivals:
         return Wait(
             "epoch",
@@ -347,7 +352,7 @@ def _somebody_knows_better(view: View, identity: Identity, since: str) -> Wait |
 def _rival_notice(view: View, identity: Identity) -> Wait | None:
     """Two epochs of one number are two clusters that went their ways apart; no rule says which of them counts."""
     for peer in _holders(view):
-        if _rivals(identity.epoch, peer.epoch):
+        if rival_of(identity.epoch, peer.epoch):
             return Wait(
                 "epoch",
                 f"controller {peer.controller_id} is in epoch {peer.epoch}, this in {identity.epoch}: neither yields",
@@ -356,7 +361,8 @@ def _rival_notice(view: View, identity: Identity) -> Wait | None:
     return None
 
 
-def _rivals(one: Epoch | None, other: Epoch | None) -> bool:
+def rival_of(one: Epoch | None, other: Epoch | None) -> bool:
+    """Whether these are two epochs of one number, which nobody can order."""
     return one is not None and other is not None and one.number == other.number and one.tag != other.tag
 
 
@@ -421,8 +427,8 @@ def _behind(conf: ControllerConf, running: Running) -> str | None:
         return f"this node is a {running.role or 'node of unknown role'}, whose log may be old or empty"
     if conf.db_voters and conf.controller_id not in conf.db_voters:
         return f"the newest known voters were {_list(conf.db_voters)}, not this controller"
-    if running.last_index < conf.db_last_index:
-        return f"this node's log ends at {running.last_index}, the newest known one at {conf.db_last_index}"
+    if running.last.index < conf.db_last_index:
+        return f"this node's log ends at {running.last.index}, the newest known one at {conf.db_last_index}"
     return None
 
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 from dbaccessor.decide import Peer
 from dbaccessor.dial import Dialer, DialError
+from dbaccessor.dqlite.nodedir import LastEntry
 from dbaccessor.preamble import Answer
 from dbaccessor.timing import Timing
 
@@ -98,6 +99,12 @@ class PeerWatch:
         fresh = self.answers()
         return tuple(self._peer(i, r, fresh.get(i), cluster_uuid, now) for i, r in sorted(self._records.items()))
 
+    def heard(self, controller_id: str) -> None:
+        """Note that this one called: whoever calls is not silent, even if it cannot be reached from here."""
+        record = self._records.get(controller_id)
+        if record is not None and record.silent_since is not None:
+            record.silent_since, record.unanswered = time.monotonic(), 0
+
     def problem(self, controller_id: str) -> str:
         """Why this one does not answer, "" when it does."""
         record = self._records.get(controller_id)
@@ -118,6 +125,8 @@ class PeerWatch:
             leader=answer.leader,
             epoch=answer.epoch,
             superseded=answer.superseded,
+            running=answer.running,
+            last=LastEntry(answer.last_term, answer.last_index),
         )
 
     async def _ask(self, controller_id: str, ip: str) -> None:

@@ -14,6 +14,7 @@ import msgspec
 
 from dbaccessor import dial
 from dbaccessor.conf import ControllerConf
+from dbaccessor.dqlite.nodedir import LastEntry
 from dbaccessor.identity import Epoch, Identity, node_name
 from dbaccessor.preamble import Answer, Hello, MembershipRequest, Outcome, newer_epoch
 from dbaccessor.proxy import CannotListen, Proxy
@@ -26,7 +27,8 @@ class Presence:
     """The identity and its two ends. Made on the worker's loop, and used there except where a method says otherwise.
 
     `on_request` carries out a membership request (on the proxy's loop), `on_refused` hears the raft name of a caller
-    from an older epoch, `wake` is called when something was heard that the worker has to decide about.
+    from an older epoch, `on_member` the controller id of one from this epoch, `wake` is called when something was heard
+    that the worker has to decide about.
     """
 
     def __init__(
@@ -34,6 +36,7 @@ class Presence:
         timing: Timing,
         on_request: Callable[[MembershipRequest], Awaitable[Outcome]],
         on_refused: Callable[[str], None],
+        on_member: Callable[[str], None],
         wake: Callable[[], None],
     ) -> None:
         self.identity: Identity | None = None
@@ -45,6 +48,7 @@ class Presence:
         self.proxy = Proxy(on_request, self._hello)
         self._conf: ControllerConf | None = None
         self._on_refused = on_refused
+        self._on_member = on_member
         self._wake = wake
         self._loop = asyncio.get_running_loop()
 
@@ -64,7 +68,7 @@ class Presence:
         )
         self._update_caller()
 
-    def tell(self, *, running: bool, leader: str) -> None:
+    def tell(self, *, running: bool, leader: str, last: LastEntry) -> None:
         """Answer from now on with the present identity, and with this about the own node."""
         conf, identity = self._conf, self.identity
         facts = Answer(
@@ -83,6 +87,8 @@ class Presence:
                 running=running,
                 leader=leader,
                 superseded=identity.superseded,
+                last_term=last.term,
+                last_index=last.index,
             )
         self.proxy.facts = facts
 
@@ -128,6 +134,8 @@ class Presence:
             return
         if hello.controller_id in self.targets():
             self.dialer.saw(hello.controller_id)
+            if hello.epoch == identity.epoch:
+                self._on_member(hello.controller_id)
         self._hear(hello.cluster_uuid, hello.epoch)
         if newer_epoch(hello.epoch, identity.epoch):
             # It was left behind, has met this epoch now and was refused: it need not be shown any longer.

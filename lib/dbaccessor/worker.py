@@ -17,12 +17,13 @@ from typing import Any
 import msgspec
 
 from dbaccessor import decide as policy
-from dbaccessor import errors, goodbye, reconfigure, registry, report, timing
+from dbaccessor import errors, goodbye, rebuild, reconfigure, registry, report, timing
 from dbaccessor.charmnews import CharmNews
 from dbaccessor.conf import FILE_NAME, ConfReader, ControllerConf
 from dbaccessor.database import Database
 from dbaccessor.dqlite import node as dqlite_node
 from dbaccessor.dqlite import nodedir
+from dbaccessor.dqlite.connection import Role
 from dbaccessor.identity import Epoch, Identity, Store
 from dbaccessor.leader import MemberConnector
 from dbaccessor.membership import Leading, Membership
@@ -52,7 +53,9 @@ class Worker:
         self._reader = ConfReader(state_dir / FILE_NAME)
         self._timing = timing.for_latency(10)
         self._wake = asyncio.Event()
-        self._presence = Presence(self._timing, self._membership_request, self._saw_refused, self._wake.set)
+        self._presence = Presence(
+            self._timing, self._membership_request, self._saw_refused, self._was_called, self._wake.set
+        )
         self._dialer, self._proxy = self._presence.dialer, self._presence.proxy
         self._own = OwnNode(self._store.data_dir, self._dialer.raft_connect)
         self._peers = PeerWatch(self._dialer, self._timing, self._presence.targets, self._wake.set)
@@ -64,6 +67,7 @@ class Worker:
         self.charm_news = CharmNews(self._store)
         self._founded_at_generation = 0
         self._damage = ""
+        self._last = nodedir.NO_ENTRY
         self._removed_since: float | None = None
         self._conf_due = self._retry_at = 0.0
         self._acting = asyncio.Lock()
@@ -155,6 +159,25 @@ class Worker:
         log.info("leaving: %s", outcome.reason)
         return outcome
 
+    async def rebuild(self, force: bool) -> Outcome:
+        """Make this node the only member on an operator's word; the others join again. The reason is in the outcome."""
+        async with self._acting:
+            outlook = await self._look()
+            voters = frozenset(m.name for m in outlook.members if m.role == Role.VOTER)
+            planned = rebuild.plan(self._view(outlook), voters, force=force)
+            if isinstance(planned, str):
+                outcome = Outcome(False, planned)
+            else:
+                try:
+                    await self._go_on_alone(planned)
+                    left = ", ".join(sorted(planned.dropping)) or "nobody"
+                    outcome = Outcome(True, f"this node is the only member now, left behind: {left}")
+                except (errors.DbAccessorError, OSError) as error:
+                    outcome = Outcome(False, f"{type(error).__name__}: {error}")
+            self._wake.set()
+        log.warning("rebuild-cluster%s: %s", " with force" if force else "", outcome.reason)
+        return outcome
+
     # Looking
 
     def _load(self) -> None:
@@ -202,6 +225,9 @@ class Worker:
             self._removed_since = None
         elif self._removed_since is None:
             self._removed_since = self._loop.time()
+        # Reading segments is not for every tick: where the log ends matters only when nobody leads.
+        leaderless = self._own.silent_seconds >= self._timing.hold_seconds
+        self._last = nodedir.last_entry_on_disk(self._store.data_dir) if leaderless else nodedir.NO_ENTRY
         self._update_facts()
         return outlook
 
@@ -267,14 +293,15 @@ class Worker:
         )
 
     def _running(self, outlook: Outlook) -> policy.Running:
-        silent = self._own.silent_seconds
-        index = 0
-        if silent >= self._timing.hold_seconds:  # Reading segments is not for every tick.
-            index = nodedir.last_index_on_disk(self._store.data_dir)
         now = self._loop.time()
         removed = self._removed_since is not None and now - self._removed_since >= self._timing.hold_seconds
         return policy.Running(
-            outlook.own_role, outlook.leader, silent, index, answers=self._own.probe is not None, removed=removed
+            outlook.own_role,
+            outlook.leader,
+            self._own.silent_seconds,
+            self._last,
+            answers=self._own.probe is not None,
+            removed=removed,
         )
 
     # Acting
@@ -472,7 +499,7 @@ class Worker:
 
     def _update_facts(self) -> None:
         running = self._own.running
-        self._presence.tell(running=running, leader=self._outlook().leader if running else "")
+        self._presence.tell(running=running, leader=self._outlook().leader if running else "", last=self._last)
 
     def _update_addresses(self) -> None:
         members = self._registrar.members
@@ -481,6 +508,9 @@ class Worker:
 
     def _saw_refused(self, name: str) -> None:
         self._registrar.saw_refused(name)
+
+    def _was_called(self, controller_id: str) -> None:
+        self._peers.heard(controller_id)
 
     def _conf(self) -> ControllerConf:
         assert self._reader.conf is not None, "decide acts only with a configuration"

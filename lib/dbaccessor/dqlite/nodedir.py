@@ -101,6 +101,9 @@ class LastEntry:
         return f"index {self.index} of term {self.term}"
 
 
+NO_ENTRY: Final = LastEntry()
+
+
 def last_index_on_disk(directory: Path) -> int:
     """Return the index of `last_entry_on_disk`."""
     return last_entry_on_disk(directory).index

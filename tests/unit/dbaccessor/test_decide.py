@@ -25,6 +25,7 @@ from dbaccessor.decide import (
     Wait,
     decide,
 )
+from dbaccessor.dqlite.nodedir import LastEntry
 from dbaccessor.identity import Epoch, Identity
 
 UUID = "11111111-2222-3333-4444-555555555555"
@@ -62,7 +63,7 @@ def blank(controller_id: str) -> Peer:
     return Peer(controller_id, answers=True, holds_data=False)
 
 
-LONELY = Running(role="voter", leader="", silent_seconds=10.0, last_index=50)
+LONELY = Running(role="voter", leader="", silent_seconds=10.0, last=LastEntry(3, 50))
 SURVIVOR = View(
     conf=ALONE, disk=GOOD, running=LONELY, peers=(silent("1"), silent("2")), members=NAMES, recorded_generation=3
 )
@@ -265,7 +266,7 @@ def test_a_rival_epoch_is_shown_while_serving():
 
 
 def test_a_removed_member_gives_up_its_data_if_it_is_named_still_and_waits_if_it_departed():
-    removed = Running("voter", "", 10.0, 50, removed=True)
+    removed = Running("voter", "", 10.0, LastEntry(3, 50), removed=True)
     peers = (member("1", leader=NAMES[1]),)
     assert isinstance(decide(View(conf=conf(), disk=GOOD, running=removed, peers=peers)), PutAside)
     gone = conf(db_bind_addresses={"1": "10.0.0.11"}, departed=("0",))
@@ -354,9 +355,9 @@ def test_over_every_combination_the_irreversible_actions_need_all_their_reasons(
     runs = (
         None,
         LONELY,
-        Running("voter", "", 1.0, 50),
+        Running("voter", "", 1.0, LastEntry(3, 50)),
         Running("spare", "", 10.0),
-        Running("voter", NAMES[1], 0.0, 50),
+        Running("voter", NAMES[1], 0.0, LastEntry(3, 50)),
     )
     one = (
         silent("1"),

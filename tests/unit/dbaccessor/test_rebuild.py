@@ -1,0 +1,131 @@
+"""An operator's rebuild-cluster: every refusal with its sentence, and what force changes and what it does not."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+
+import msgspec
+import pytest
+
+from dbaccessor import rebuild
+from dbaccessor.conf import ControllerConf
+from dbaccessor.decide import Disk, Peer, Reconfigure, Running, View
+from dbaccessor.dqlite.nodedir import LastEntry
+from dbaccessor.identity import Epoch, Identity
+
+E1, E1_OTHER = Epoch(1, "aaaa"), Epoch(1, "bbbb")
+ME = Identity(cluster_uuid="u", controller_id="0", dqlite_id=100, epoch=E1, state="member", fingerprint="fs")
+NAMES = ("controller-0-100", "controller-1-101", "controller-2-102")
+VOTERS = frozenset(NAMES)
+CONF = ControllerConf(
+    controller_id="0",
+    generation=5,
+    cluster_uuid="u",
+    bootstrapped=True,
+    db_bind_addresses={"0": "10.0.0.10", "1": "10.0.0.11", "2": "10.0.0.12"},
+)
+LEADERLESS = Running("voter", "", 10.0, LastEntry(3, 50))
+
+
+def silent(controller_id: str) -> Peer:
+    return Peer(controller_id, silent_seconds=60.0)
+
+
+def stuck(controller_id: str, term: int = 3, index: int = 50) -> Peer:
+    """A member that answers, runs, and has no leader either."""
+    return Peer(
+        controller_id,
+        answers=True,
+        holds_data=True,
+        same_cluster=True,
+        epoch=E1,
+        running=True,
+        last=LastEntry(term, index),
+    )
+
+
+LOST = View(
+    conf=CONF,
+    disk=Disk(identity=ME, marked_id=100, has_files=True, fingerprint="fs"),
+    running=LEADERLESS,
+    peers=(silent("1"), silent("2")),
+    members=NAMES,
+)
+BOTH_OFF = dataclasses.replace(LOST, conf=msgspec.structs.replace(CONF, departed=("1", "2")))
+
+NEVER = {
+    "no identity": ({"disk": Disk()}, "no member of a cluster"),
+    "still joining": (
+        {"disk": dataclasses.replace(LOST.disk, identity=msgspec.structs.replace(ME, state="joining"))},
+        "no member of a cluster",
+    ),
+    "not running": ({"running": None}, "does not run"),
+    "a leader here": ({"running": dataclasses.replace(LEADERLESS, leader=NAMES[1])}, "a quorum lives"),
+    "an election": ({"running": dataclasses.replace(LEADERLESS, silent_seconds=1.0)}, "ask again after"),
+    "a leader there": (
+        {"peers": (dataclasses.replace(stuck("1"), leader=NAMES[2]), silent("2"))},
+        "controller 1 follows controller-2-102",
+    ),
+    "another epoch": ({"peers": (dataclasses.replace(stuck("1"), epoch=E1_OTHER), silent("2"))}, "hactl recover"),
+    "a spare": ({"running": dataclasses.replace(LEADERLESS, role="spare")}, "this node is a spare"),
+    "an older log": ({"peers": (stuck("1", term=4, index=2), silent("2"))}, "on the unit of controller 1"),
+    "an unknown log": ({"peers": (stuck("1", term=0, index=0), silent("2"))}, "has not told yet"),
+    "a quorum": ({"peers": (stuck("1"), silent("2"))}, "2 of 3 voters answer"),
+}
+
+
+@pytest.mark.parametrize("case", NEVER)
+@pytest.mark.parametrize("force", [False, True])
+def test_what_refuses_a_rebuild_whether_forced_or_not(case: str, force: bool):
+    change, sentence = NEVER[case]
+
+    answer = rebuild.plan(dataclasses.replace(LOST, **change), VOTERS, force=force)  # type: ignore[arg-type]
+
+    assert isinstance(answer, str)
+    assert sentence in answer
+
+
+def test_a_silent_majority_needs_the_operators_word():
+    answer = rebuild.plan(LOST, VOTERS, force=False)
+
+    assert isinstance(answer, str)
+    assert "controllers 1, 2 do not answer, and together they would be a quorum" in answer
+    assert rebuild.plan(LOST, VOTERS, force=True) == Reconfigure(
+        NAMES[1:], "rebuild-cluster by force, on the operator's word that those who are silent are off"
+    )
+
+
+def test_those_that_departed_are_known_to_be_off():
+    assert isinstance(rebuild.plan(BOTH_OFF, VOTERS, force=False), Reconfigure)
+
+
+def test_of_two_voters_the_one_left_needs_no_force_because_the_other_is_no_quorum():
+    view = dataclasses.replace(LOST, peers=(silent("1"),), members=NAMES[:2])
+
+    assert isinstance(rebuild.plan(view, frozenset(NAMES[:2]), force=False), Reconfigure)
+
+
+def test_a_stand_by_that_answers_is_no_quorum_and_joins_again():
+    view = dataclasses.replace(LOST, peers=(silent("1"), silent("2"), stuck("3", term=3, index=40)))
+
+    answer = rebuild.plan(dataclasses.replace(view, members=(*NAMES, "controller-3-103")), VOTERS, force=True)
+
+    assert isinstance(answer, Reconfigure)
+    assert answer.dropping == (*NAMES[1:], "controller-3-103")
+
+
+def test_over_every_combination_nothing_is_rebuilt_over_a_leader_or_over_a_newer_log():
+    peers = [
+        (silent(i), stuck(i), stuck(i, 4, 1), stuck(i, 2, 99), dataclasses.replace(stuck(i), leader=NAMES[2]))
+        for i in ("1", "2")
+    ]
+    runs = (LEADERLESS, dataclasses.replace(LEADERLESS, leader=NAMES[0]), dataclasses.replace(LEADERLESS, role=""))
+    done = 0
+    for one, two, run, force in itertools.product(*peers, runs, (False, True)):
+        view = dataclasses.replace(LOST, peers=(one, two), running=run)
+        if isinstance(rebuild.plan(view, VOTERS, force=force), Reconfigure):
+            done += 1
+            assert run is LEADERLESS
+            assert all(not p.leader and (not p.answers or p.last <= run.last) for p in (one, two))
+    assert done
