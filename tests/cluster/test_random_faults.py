@@ -1,0 +1,36 @@
+"""Real faults by a seed, and a history that is judged afterwards. HA_CONTROLLER_SEEDS="7 8 9" runs other seeds."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from faultrun import client, nemesis, verdict
+from faultrun.clients import Clients
+from faultrun.onloopback import LoopbackStage
+from loopback import Cluster
+
+SEEDS = [int(seed) for seed in os.environ.get("HA_CONTROLLER_SEEDS", "1 2 3").split()]
+SECONDS = float(os.environ.get("HA_CONTROLLER_FAULT_SECONDS", "12"))
+
+
+@pytest.mark.timeout(180 + 2 * SECONDS)
+@pytest.mark.parametrize("seed", SEEDS)
+def test_nothing_acknowledged_is_lost_and_no_read_is_stale(tmp_path: Path, seed: int):
+    again = f"HA_CONTROLLER_SEEDS={seed} python -m pytest tests/cluster/test_random_faults.py; history in {tmp_path}"
+    with Cluster(tmp_path, block=60) as cluster, Clients(tmp_path / "history", seed) as clients:
+        stage = LoopbackStage(cluster, clients, tmp_path / "history")
+        stage.form(3)
+        clients.start(stage.addresses())
+        nemesis.torment(stage, seed, SECONDS)
+        healed = stage.mend()
+        clients.finish()
+        clients.read_everything(stage.addresses())
+        result = verdict.judge(clients.events(), client.ACCOUNTS * client.BALANCE)
+
+    print(f"seed {seed}: whole again after {healed:.1f} s\n{result}")
+    assert not result.problems, f"{again}\n{result}"
+    for op in ("append", "count", "read", "write", "swap", "transfer", "balances"):
+        assert result.acknowledged(op) > 10, f"the run proves nothing about {op}: {result}; {again}"
