@@ -78,6 +78,7 @@ class ControllerCharm(ops.CharmBase):
         framework.observe(self.on.stop, self._on_stop)
         framework.observe(self.on.remove, self._on_remove)
         framework.observe(self.on.get_cluster_action, self._on_get_cluster)
+        framework.observe(self.on.rebuild_cluster_action, self._on_rebuild_cluster)
         framework.observe(self.on.collect_unit_status, self._on_collect_unit_status)
         framework.observe(self.on.collect_app_status, self._on_collect_app_status)
 
@@ -257,6 +258,14 @@ class ControllerCharm(ops.CharmBase):
             event.fail("controllerd does not answer on this unit: see `journalctl -u ha-controller`")
         else:
             event.set_results(unitstatus.action_results(status))
+
+    def _on_rebuild_cluster(self, event: ops.ActionEvent) -> None:
+        try:
+            event.set_results(
+                {"result": controlsocket.rebuild(paths.STATE_DIR, force=bool(event.params.get("force", False)))}
+            )
+        except controlsocket.NotRebuilt as error:
+            event.fail(str(error))
 
     def _on_collect_unit_status(self, event: ops.CollectStatusEvent) -> None:
         for status in self._statuses or ():

@@ -17,6 +17,7 @@ logger = logging.getLogger(__name__)
 
 _SOCKET = "control.socket"
 LEAVE_TIMEOUT_SECONDS = 40.0
+REBUILD_TIMEOUT_SECONDS = 70.0
 SERVING_TIMEOUT_SECONDS = 20.0
 _POLL_SECONDS = 0.2
 
@@ -113,6 +114,27 @@ def leave(state_dir: Path) -> str:
     if answer.get("left") is True:
         return f"left the cluster: {answer.get('reason', '')}"
     return f"did not leave the cluster: {answer.get('reason') or f'status {code}'}"
+
+
+class NotRebuilt(Exception):
+    """The cluster stays as it is; the message says why, and what to do instead."""
+
+
+def rebuild(state_dir: Path, *, force: bool) -> str:
+    """Make this unit's node the only member of its cluster. Return what was done. Raises NotRebuilt."""
+    wanted = msgspec.json.encode({"force": force})
+    path = state_dir / _SOCKET
+    try:
+        code, body = confsocket.request(path, "POST", "/rebuild", wanted, timeout_seconds=REBUILD_TIMEOUT_SECONDS)
+        answer = msgspec.json.decode(body, type=dict[str, object]) if code == 200 else {}
+    except confsocket.NoSocket as error:
+        raise NotRebuilt(f"{error}: see `journalctl -u ha-controller`") from error
+    except (confsocket.SocketTimeout, msgspec.DecodeError) as error:
+        raise NotRebuilt(f"what came of it is not known ({error}): see `hactl status`") from error
+    reason = str(answer.get("reason") or f"controllerd answered {code}")
+    if answer.get("done") is not True:
+        raise NotRebuilt(reason)
+    return reason
 
 
 def _get(state_dir: Path, target: str) -> bytes | None:

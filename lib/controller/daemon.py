@@ -47,6 +47,7 @@ _NOTIFY_PAUSE_SECONDS = 2.0
 _NOTIFY_LIMIT_SECONDS = 120.0
 _LEAVE_LIMIT_SECONDS = 35.0
 _STATUS_LIMIT_SECONDS = 5.0
+_REBUILD_LIMIT_SECONDS = 60.0
 _ALREADY_RUNS = 75
 
 
@@ -89,6 +90,10 @@ class Notifier:
             if process.returncode is None:
                 process.kill()
                 await process.wait()
+
+
+class _Rebuild(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    force: bool = False
 
 
 class Daemon:
@@ -146,6 +151,7 @@ class Daemon:
             ("GET", "/status"): lambda _: _json(self._call(self.status(), _STATUS_LIMIT_SECONDS)),
             ("GET", "/db-state"): self._db_state,
             ("POST", "/leave"): self._leave,
+            ("POST", "/rebuild"): self._rebuild,
         }
 
     def _reload(self, _: bytes) -> confsocket.Response:
@@ -170,6 +176,14 @@ class Daemon:
         except FutureTimeout:
             return _json({"left": False, "reason": f"not done within {_LEAVE_LIMIT_SECONDS:g} s"})
         return _json({"left": outcome.done, "reason": outcome.reason})
+
+    def _rebuild(self, body: bytes) -> confsocket.Response:
+        try:
+            wanted = msgspec.json.decode(body or b"{}", type=_Rebuild)
+        except msgspec.DecodeError as error:
+            return 400, "text/plain", f"{error}\n".encode()
+        outcome = self._call(self._worker.rebuild(wanted.force), _REBUILD_LIMIT_SECONDS)
+        return _json({"done": outcome.done, "reason": outcome.reason})
 
     def _call(self, work: Coroutine[Any, Any, Any], limit_seconds: float) -> Any:
         return asyncio.run_coroutine_threadsafe(work, self._loop).result(timeout=limit_seconds)

@@ -98,10 +98,15 @@ class Presence:
         return {i: a for i, a in self.dialer.book.everybody().items() if i != me}
 
     async def listen(self) -> None:
-        """Listen where the configuration says. What prevents it is in `listen_problem`; the address before stays."""
+        """Listen where the configuration says. What prevents it is in `listen_problem`.
+
+        The address before stays then, unless the configuration gives it to another controller by now.
+        """
         conf = self._conf
         if conf is None or conf.own_address is None:
             return
+        if self.proxy.listening is not None and self.proxy.listening[0] in conf.others.values():
+            await self.proxy.stop_listening()
         try:
             await self.proxy.listen(conf.own_address, conf.dqlite_port)
             self.listen_problem = None

@@ -69,6 +69,10 @@ class Proxy:
         if self.listening != (ip, port):
             await self._call(self._listen(ip, port))
 
+    async def stop_listening(self) -> None:
+        """Give the address up. What is connected stays connected."""
+        await self._call(self._close_server())
+
     async def drop_connections(self) -> None:
         """Close every connection that carries Dqlite's bytes."""
         await self._call(self._drop())
@@ -103,11 +107,14 @@ class Proxy:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
-    async def _shut(self) -> None:
+    async def _close_server(self) -> None:
         if self._server is not None:
             self._server.close()
             self._server = None
             self.listening = None
+
+    async def _shut(self) -> None:
+        await self._close_server()
         await self._drop()
         if self._probing is not None:
             await asyncio.gather(self._probing, return_exceptions=True)

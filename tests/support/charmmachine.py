@@ -72,6 +72,8 @@ class FakeControllerd:
         self.status: dict[str, object] = {"state": "waiting", "reason": "no address yet"}
         self.db_state: dict[str, object] | None = None
         self.leave: tuple[int, dict[str, object]] = (200, {"left": True, "reason": "removed by the leader"})
+        self.rebuilt: dict[str, object] = {"done": False, "reason": "a quorum lives"}
+        self.asked_to_rebuild: list[object] = []
         self.requests: list[str] = []
         self.serves_after = 0  # So many questions for the status; 0: it becomes nothing by itself.
         self._servers: list[confsocket.Server] = []
@@ -117,6 +119,7 @@ class FakeControllerd:
                 "GET /db-state", lambda: (404, {}) if self.db_state is None else (200, self.db_state)
             ),
             ("POST", "/leave"): self._handler("POST /leave", lambda: self.leave),
+            ("POST", "/rebuild"): self._rebuild,
         }
         nudge = {("POST", "/reload"): self._handler("POST /reload", lambda: (204, {}))}
         for name, routes in ((confsocket.CONTROL, control), (confsocket.CONFIG_CHANGE, nudge)):
@@ -129,6 +132,10 @@ class FakeControllerd:
         for server in self._servers:
             server.__exit__(None, None, None)
         self._servers.clear()
+
+    def _rebuild(self, body: bytes) -> confsocket.Response:
+        self.asked_to_rebuild.append(json.loads(body))
+        return 200, "application/json", json.dumps(self.rebuilt).encode()
 
     def _handler(self, name: str, answer: Callable[[], tuple[int, object]]) -> confsocket.Handler:
         def handle(_: bytes) -> confsocket.Response:

@@ -27,6 +27,7 @@ class Cluster:
         self.root = root
         self._block = block
         self._processes: dict[int, subprocess.Popen[bytes]] = {}
+        self._hosts: dict[int, int] = {}
         self.generation = 0
 
     def __enter__(self) -> Cluster:
@@ -41,7 +42,16 @@ class Cluster:
 
     def address(self, n: int) -> str:
         # Two runs of the suite on one machine must not meet.
-        return f"127.{self._block}.{os.getpid() % 250}.{10 + n}"
+        return f"127.{self._block}.{os.getpid() % 250}.{self._hosts.get(n, 10 + n)}"
+
+    def move(self, *numbers: int) -> None:
+        """Give these controllers other addresses, from the next configuration on."""
+        for n in numbers:
+            self._hosts[n] = max(99, *self._hosts.values(), 99) + 1
+
+    def swap(self, one: int, other: int) -> None:
+        """Give each of two controllers the other's address, from the next configuration on."""
+        self._hosts[one], self._hosts[other] = self._hosts.get(other, 10 + other), self._hosts.get(one, 10 + one)
 
     def state_dir(self, n: int) -> Path:
         return self.root / str(n)
@@ -129,9 +139,12 @@ class Cluster:
         section = self.status(n).get("cluster") or {"epoch": {"number": 0}}
         return int(section["epoch"]["number"])
 
-    def request(self, n: int, method: str, target: str, timeout_seconds: float = 5) -> tuple[int, Any]:
+    def request(
+        self, n: int, method: str, target: str, timeout_seconds: float = 5, document: Any = None
+    ) -> tuple[int, Any]:
+        content = b"" if document is None else json.dumps(document).encode()
         status, body = confsocket.request(
-            self.state_dir(n) / confsocket.CONTROL, method, target, timeout_seconds=timeout_seconds
+            self.state_dir(n) / confsocket.CONTROL, method, target, content, timeout_seconds=timeout_seconds
         )
         return status, json.loads(body)
 

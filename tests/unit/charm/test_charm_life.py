@@ -244,6 +244,31 @@ def test_get_cluster_fails_with_a_remedy_when_controllerd_is_silent(machine: Mac
         machine.run(machine.context.on.action("get-cluster"), state(relation(FOUNDED, OWN), "10.0.0.4/24"))
 
 
+def test_rebuild_cluster_says_what_was_done_and_passes_force_on(machine: Machine):
+    machine.controllerd.rebuilt = {"done": True, "reason": "this node is the only member now, left behind: b, c"}
+    action = machine.context.on.action("rebuild-cluster", params={"force": True})
+
+    with machine.controllerd:
+        machine.run(action, state(relation(FOUNDED, OWN), "10.0.0.4/24"))
+
+    assert machine.context.action_results == {"result": "this node is the only member now, left behind: b, c"}
+    assert machine.controllerd.asked_to_rebuild == [{"force": True}]
+
+
+def test_a_refused_rebuild_fails_the_action_with_the_reason(machine: Machine):
+    machine.controllerd.rebuilt = {"done": False, "reason": "a quorum lives"}
+
+    with machine.controllerd, pytest.raises(testing.ActionFailed, match="a quorum lives"):
+        machine.run(machine.context.on.action("rebuild-cluster"), state(relation(FOUNDED, OWN), "10.0.0.4/24"))
+
+    assert machine.controllerd.asked_to_rebuild == [{"force": False}]
+
+
+def test_a_rebuild_without_controllerd_fails_with_a_remedy(machine: Machine):
+    with pytest.raises(testing.ActionFailed, match="journalctl"):
+        machine.run(machine.context.on.action("rebuild-cluster"), state(relation(FOUNDED, OWN), "10.0.0.4/24"))
+
+
 def test_controllerd_may_ask_for_a_hook_of_its_own(machine: Machine):
     with machine.context(
         machine.context.on.update_status(), state(relation(FOUNDED, OWN), "10.0.0.4/24", leader=False)
