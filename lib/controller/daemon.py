@@ -30,7 +30,7 @@ from typing import Any
 
 import msgspec
 
-from dbaccessor import confsocket, errors
+from dbaccessor import confsocket, errors, metrics
 from dbaccessor.dqlite import native
 from dbaccessor.identity import BrokenFile, NewerFile
 from dbaccessor.worker import Worker
@@ -39,9 +39,6 @@ log = logging.getLogger("controllerd")
 
 STATE_DIR = Path("/var/lib/ha-controller")
 STATUS_SCHEMA = 1
-
-# libdqlite series on which the functional suite has passed; another one runs, and status says "unproven".
-_PROVEN = ("1.18.",)
 
 _NOTIFY_PAUSE_SECONDS = 2.0
 _NOTIFY_LIMIT_SECONDS = 120.0
@@ -99,10 +96,10 @@ class _Rebuild(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class Daemon:
     """The worker, its sockets and its signals, for one state directory."""
 
-    def __init__(self, state_dir: Path, version: str, dqlite_version: str) -> None:
+    def __init__(self, state_dir: Path, version: str, library: native.Library) -> None:
         self._state_dir = state_dir
         self._version = version
-        self._dqlite_version = dqlite_version
+        self._library = library
         self._loop = asyncio.get_running_loop()
         self._worker = Worker(state_dir)
         self._notifier = Notifier(shlex.split(os.environ.get("HA_CONTROLLER_NOTIFY", "")))
@@ -135,10 +132,14 @@ class Daemon:
         return {
             "schema": STATUS_SCHEMA,
             "version": self._version,
-            "dqlite-version": self._dqlite_version,
-            "dqlite-proven": self._dqlite_version.startswith(_PROVEN),
+            "dqlite-version": self._library.version,
+            "dqlite-proven": self._library.proven,
             **self._worker.status(),
         }
+
+    async def report(self) -> dict[str, Any]:
+        """Return the engine's report of the one worker there is so far (docs/reference/metrics.md)."""
+        return {"manifolds": {"db-accessor": {"report": self._worker.report()}}}
 
     # The handlers run on the sockets' threads.
 
@@ -149,6 +150,8 @@ class Daemon:
         return {
             ("GET", "/healthz"): lambda _: (200, "text/plain", b"ok\n"),
             ("GET", "/status"): lambda _: _json(self._call(self.status(), _STATUS_LIMIT_SECONDS)),
+            ("GET", "/report"): lambda _: _json(self._call(self.report(), _STATUS_LIMIT_SECONDS)),
+            ("GET", "/metrics"): self._metrics,
             ("GET", "/db-state"): self._db_state,
             ("POST", "/leave"): self._leave,
             ("POST", "/rebuild"): self._rebuild,
@@ -169,6 +172,10 @@ class Daemon:
         if state is None:
             return 404, "text/plain", b"this node is no member of a cluster\n"
         return _json(msgspec.to_builtins(state))
+
+    def _metrics(self, _: bytes) -> confsocket.Response:
+        status = self._call(self.status(), _STATUS_LIMIT_SECONDS)
+        return 200, metrics.CONTENT_TYPE, self._worker.metrics.text(status)
 
     def _leave(self, _: bytes) -> confsocket.Response:
         try:
@@ -206,7 +213,7 @@ def main(arguments: list[str] | None = None) -> int:
         library = native.load()
         with _sole_owner(options.state_dir):
             log.info("controllerd %s, libdqlite %s, %s", _version(), library.version, options.state_dir)
-            _run(lambda: Daemon(options.state_dir, _version(), library.version).run())
+            _run(lambda: Daemon(options.state_dir, _version(), library).run())
     except _AlreadyRuns as error:
         log.error("%s", error)
         return _ALREADY_RUNS

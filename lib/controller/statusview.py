@@ -177,10 +177,16 @@ def _cluster(cluster: Cluster | None) -> Iterator[Text]:
 
 
 def _margin(cluster: Cluster) -> str:
+    if cluster.leader is None:
+        return "writes wait for a leader"
     if not cluster.ha:
-        return "not HA: the loss of any voter stops writes"
-    voters = "voter" if cluster.may_lose == 1 else "voters"
-    return f"HA: may lose {cluster.may_lose} {voters}"
+        return f"not HA: may lose 0 of {_count_voters(cluster)}, the loss of any voter stops writes"
+    return f"HA: may lose {cluster.may_lose} of {_count_voters(cluster)}"
+
+
+def _count_voters(cluster: Cluster) -> str:
+    count = sum(member.role == "voter" for member in cluster.members)
+    return f"{count} voter" if count == 1 else f"{count} voters"
 
 
 def _members(members: Sequence[Member]) -> Iterator[Text]:

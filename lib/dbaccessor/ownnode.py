@@ -12,6 +12,7 @@ from dbaccessor import localnode
 from dbaccessor.dqlite.node import Node
 from dbaccessor.identity import Identity
 from dbaccessor.localnode import LocalNode, Probe
+from dbaccessor.report import Handover
 
 log = logging.getLogger(__name__)
 
@@ -78,19 +79,25 @@ class OwnNode:
         elif self._silent_since is None:
             self._silent_since = now
 
-    async def hand_over(self, limit_seconds: float) -> None:
-        """Give leadership and voting right to others, before a stop. What happens is logged; nothing is raised."""
+    async def hand_over(self, limit_seconds: float) -> Handover | None:
+        """Give leadership and voting right to others, before a stop. What happens is told; nothing is raised.
+
+        None: no node runs.
+        """
         if self._node is None:
-            return
+            return None
         log.info("handing over before the stop")
         self._handing_over = True
+        began = time.monotonic()
         try:
             async with asyncio.timeout(limit_seconds):
                 done = await asyncio.to_thread(self._node.handover)
             self._handing_over = False
             log.info("handover %s", "done" if done else "not possible")
+            return Handover("done" if done else "kept-vote", round(time.monotonic() - began, 3))
         except TimeoutError:
             log.warning("handover took more than %g s; stopping without", limit_seconds)
+            return Handover("too-late", round(time.monotonic() - began, 3))
 
     async def stop(self) -> None:
         """Stop the node if it runs, and wait until its threads are gone."""

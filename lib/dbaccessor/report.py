@@ -1,6 +1,7 @@
-"""What the worker tells the world: the status document, and the db-state for the charm.
+"""What the worker tells the world: the status document, the engine's report, and the db-state for the charm.
 
-The document's shape is described in docs/reference/status.md; `hactl`, the charm and the tests read it.
+The document's shape is described in docs/reference/status.md; `hactl`, the charm and the tests read it. The report has
+Juju's names where Juju has one (docs/reference/metrics.md).
 """
 
 from __future__ import annotations
@@ -9,17 +10,23 @@ import logging
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
+
+import msgspec
 
 from dbaccessor.conf import ControllerConf
 from dbaccessor.dqlite import cluster
 from dbaccessor.dqlite.connection import Member, Role
-from dbaccessor.identity import DbState, Identity, controller_of
+from dbaccessor.identity import DbState, Identity, controller_of, replace_file
 from dbaccessor.preamble import MemberFact
 
 log = logging.getLogger(__name__)
 
 _ROLES = {str(role): role for role in Role}
+
+# In the state directory: whoever stops is gone before anybody can ask how its handover went.
+LAST_HANDOVER = "last-handover.json"
 
 
 @dataclass(frozen=True)
@@ -32,14 +39,28 @@ class Waiting:
     remedy: str
 
 
-class Accounts:
-    """The worker's state and its waits, each with its reason and since when."""
+class Handover(msgspec.Struct, frozen=True):
+    """How giving leadership and voting right away ended: "done", "kept-vote" (nobody could take it) or "too-late"."""
 
-    def __init__(self) -> None:
+    result: str
+    seconds: float
+    at: str = ""
+
+
+class Accounts:
+    """The worker's state and its waits, each with its reason and since when; and what happened to it so far."""
+
+    def __init__(self, state_dir: Path) -> None:
         self._state = "starting"
         self._reason = "just started"
         self._since = time.time()
         self._waits: dict[str, Waiting] = {}
+        self._leader = ""
+        self._leader_changes = 0
+        self._not_serving_since: float | None = time.monotonic()
+        self._ready_seconds: float | None = None
+        self._handover_file = state_dir / LAST_HANDOVER
+        self._handover = self._load_handover()
 
     @property
     def state(self) -> str:
@@ -50,6 +71,36 @@ class Accounts:
             log.info("state %s: %s", state, reason)
             self._since = time.time()
         self._state, self._reason = state, reason
+        if state != "serving":
+            self._not_serving_since = self._not_serving_since or time.monotonic()
+        elif self._not_serving_since is not None:
+            self._ready_seconds = time.monotonic() - self._not_serving_since
+            self._not_serving_since = None
+
+    def heed(self, leader: str) -> None:
+        """Take note of the leader that is known now ("": none). The same one after a gap is no change."""
+        if leader and leader != self._leader:
+            self._leader_changes += bool(self._leader)
+            self._leader = leader
+
+    def handed_over(self, handover: Handover | None) -> None:
+        """Take note of how a handover ended, and keep it for the next process. None: there was none."""
+        if handover is None:
+            return
+        self._handover = msgspec.structs.replace(handover, at=stamp(time.time()))
+        try:
+            replace_file(self._handover_file, msgspec.json.encode(self._handover) + b"\n")
+        except OSError as error:
+            log.warning("how the handover ended cannot be kept: %s", error)
+
+    def _load_handover(self) -> Handover | None:
+        try:
+            return msgspec.json.decode(self._handover_file.read_bytes(), type=Handover)
+        except FileNotFoundError:
+            return None
+        except (OSError, msgspec.DecodeError) as error:
+            log.warning("%s cannot be read: %s", self._handover_file, error)
+            return None
 
     def show(self, waits: Iterable[tuple[str, str, str]]) -> None:
         """Show exactly these waits: (topic, reason, remedy). One topic keeps its beginning, whatever it says now."""
@@ -65,7 +116,15 @@ class Accounts:
             {"for": w.topic, "since": stamp(w.since), "reason": w.reason, "remedy": w.remedy}
             for w in self._waits.values()
         ]
-        return {"state": self._state, "reason": self._reason, "since": stamp(self._since), "waits": waits}
+        return {
+            "state": self._state,
+            "reason": self._reason,
+            "since": stamp(self._since),
+            "waits": waits,
+            "leader-changes": self._leader_changes,
+            "ready-seconds": None if self._ready_seconds is None else round(self._ready_seconds, 3),
+            "last-handover": None if self._handover is None else msgspec.to_builtins(self._handover),
+        }
 
 
 def members_of(facts: Iterable[MemberFact]) -> tuple[Member, ...]:
@@ -96,7 +155,7 @@ def cluster_section(
     elif off_target is not None:
         health, advice = "degraded", f"roles are being settled: {off_target}"
     else:
-        health, advice = "healthy", "" if len(members) > 2 else "not HA: add units until there are three"
+        health, advice = "healthy", "" if len(members) > 2 else "not HA: may lose 0; add units until there are three"
     may_lose = cluster.may_lose(members, ids) if leader else 0
     return {
         "uuid": identity.cluster_uuid,
@@ -133,6 +192,31 @@ def conf_section(conf: ControllerConf | None, problem: str | None) -> dict[str, 
         "db-bind-addresses": conf.db_bind_addresses,
         "db-unresolved": list(conf.db_unresolved),
         "departed": list(conf.departed),
+    }
+
+
+def engine_report(status: Mapping[str, Any], databases: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the worker's part of an engine report: the status document in short, and each database's section."""
+    section = status["cluster"] or {"members": (), "leader": None, "may-lose": 0, "epoch": None}
+    members = section["members"]
+    leader = next((m for m in members if m["leader"]), None)
+    own = next((m for m in members if m["here"]), None)
+    return {
+        "leader": leader["address"] if leader is not None else "",
+        "leader-id": str(leader["dqlite-id"]) if leader is not None else "",
+        "leader-role": leader["role"] if leader is not None else "",
+        "leader-changes": status["leader-changes"],
+        "state": status["state"],
+        "reason": status["reason"],
+        "role": own["role"] if own is not None else "",
+        "members": {str(role): sum(m["role"] == str(role) for m in members) for role in Role},
+        # As the metric: -1 tells a lost quorum from one that has none to spare.
+        "quorum-margin": section["may-lose"] if section["leader"] is not None else -1,
+        "ready-seconds": status["ready-seconds"],
+        "last-handover": status["last-handover"],
+        "epoch": section["epoch"],
+        "generation": status["conf"]["generation"],
+        "databases": dict(databases),
     }
 
 

@@ -27,6 +27,7 @@ from dbaccessor.dqlite.connection import Role
 from dbaccessor.identity import Epoch, Identity, Store
 from dbaccessor.leader import MemberConnector
 from dbaccessor.membership import Leading, Membership
+from dbaccessor.metrics import Metrics
 from dbaccessor.outlook import Outlook
 from dbaccessor.ownnode import OwnNode
 from dbaccessor.peers import PeerWatch
@@ -53,6 +54,7 @@ class Worker:
         self._reader = ConfReader(state_dir / FILE_NAME)
         self._timing = timing.for_latency(10)
         self._wake = asyncio.Event()
+        self.metrics = Metrics()
         self._presence = Presence(
             self._timing, self._membership_request, self._saw_refused, self._was_called, self._wake.set
         )
@@ -63,7 +65,7 @@ class Worker:
         controller_database = self.database(registry.DATABASE)
         self._registrar = Registrar(self._store, controller_database)
         self._membership = Membership(controller_database, self._timing, self._leading)
-        self._accounts = report.Accounts()
+        self._accounts = report.Accounts(state_dir)
         self.charm_news = CharmNews(self._store)
         self._founded_at_generation = 0
         self._damage = ""
@@ -129,7 +131,7 @@ class Worker:
                 await goodbye.hand_leadership_over(identity, local, outlook)
             except (errors.DbAccessorError, OSError) as error:
                 log.warning("leadership could not be handed over: %s", error)
-        await self._own.hand_over(self._timing.handover_seconds)
+        self._accounts.handed_over(await self._own.hand_over(self._timing.handover_seconds))
 
     async def leave(self) -> Outcome:
         """Say goodbye for good, so that the others need not wait for this node. Idempotent; the reason is inside."""
@@ -221,6 +223,7 @@ class Worker:
         await self._own.look()
         outlook = self._outlook()
         self._own.heed(outlook.leader)
+        self._accounts.heed(outlook.leader)
         if not outlook.removed or self._identity is None or self._identity.state != "member":
             self._removed_since = None
         elif self._removed_since is None:
@@ -244,7 +247,8 @@ class Worker:
         if self._presence.listen_problem is not None and not isinstance(action, policy.PutAside | policy.Supersede):
             return
         log.info("%s: %s", type(action).__name__.lower(), action.reason)
-        await self._act(action)
+        with self.metrics.action(type(action).__name__):
+            await self._act(action)
         self._update_facts()
         self._wake.set()
 
@@ -566,3 +570,7 @@ class Worker:
             "conf": report.conf_section(conf, self._reader.problem),
             "cluster": section,
         }
+
+    def report(self) -> dict[str, Any]:
+        """Return this worker's part of an engine report. Call it on the worker's loop."""
+        return report.engine_report(self.status(), self.metrics.databases())

@@ -99,7 +99,7 @@ def test_status_asks_control_socket_once_and_prints_whole_lines(state_dir: Path)
 
     assert (done.returncode, done.stderr) == (0, "")
     assert asked == ["/status"]
-    assert "cluster healthy, leader: controller 0, not HA: the loss of any voter stops writes" in done.stdout
+    assert "cluster healthy, leader: controller 0, not HA: may lose 0 of 0 voters" in done.stdout
     assert "\x1b" not in done.stdout
 
 

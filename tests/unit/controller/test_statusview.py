@@ -75,7 +75,7 @@ def test_healthy_cluster_says_what_it_may_lose_and_who_leads():
     shown = text()
 
     assert "controller 0 is serving for 5 min" in shown
-    assert "cluster healthy, leader: controller 0, HA: may lose 1 voter" in shown
+    assert "cluster healthy, leader: controller 0, HA: may lose 1 of 3 voters" in shown
     assert "generation 4" in shown
     assert "epoch 1 (9f)" in shown
 
@@ -107,7 +107,17 @@ def test_lone_controller_is_healthy_and_called_not_ha():
     lone = cluster(ha=False, **{"may-lose": 0}, members=[member("0")])
 
     assert statusview.exit_code(parsed(cluster=lone)) == 0
-    assert "not HA: the loss of any voter stops writes" in text(cluster=lone)
+    assert "not HA: may lose 0 of 1 voter, the loss of any voter stops writes" in text(cluster=lone)
+
+
+def test_two_members_may_lose_none_and_that_is_said_plainly():
+    two = cluster(ha=False, **{"may-lose": 0}, members=[member("0"), member("1")])
+
+    assert "not HA: may lose 0 of 2 voters, the loss of any voter stops writes" in text(cluster=two)
+
+
+def test_without_a_leader_nothing_is_promised():
+    assert "no leader, writes wait for a leader" in text(cluster=cluster(leader=None, ha=False, **{"may-lose": 0}))
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,330 @@
+"""What can be counted of one worker, for Prometheus: its databases' traffic, its Actions, whom it turned away.
+
+Two sources make one page. Events are counted here, as they happen, in a registry that belongs to one worker. State
+(roles, members, epoch, …) is not kept twice: `state_of` reads it off the status document at the moment somebody asks.
+docs/reference/metrics.md lists every name; those that begin with `juju_` are Juju's own, with Juju's meaning.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from types import TracebackType
+from typing import Any
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, generate_latest
+from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, InfoMetricFamily, Metric
+from prometheus_client.samples import Sample
+
+from dbaccessor import errors
+
+CONTENT_TYPE = CONTENT_TYPE_PLAIN_0_0_4
+
+# From a read beside the leader (0.1 ms) to a call that waits out its whole deadline.
+_BUCKETS = (0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0)
+
+_STATES = ("waiting", "starting", "bootstrapping", "joining", "serving", "reconfiguring", "leaving", "stopped")
+_ROLES = ("voter", "stand-by", "spare")
+
+# What an error was to its caller. The first is Juju's word; its `no-rows` does not occur: no rows are no error here.
+_ERRORS: tuple[tuple[type[errors.DbAccessorError], str], ...] = (
+    (errors.NotReady, "retryable"),
+    (errors.NotLeader, "retryable"),
+    (errors.Indefinite, "indefinite"),
+    (errors.Refused, "refused"),
+)
+
+
+class Metrics:
+    """One worker's counts. `text` may be called on any thread; everything else on the worker's loop or, where it
+    says so, on any thread."""
+
+    def __init__(self) -> None:
+        self._registry = CollectorRegistry(auto_describe=False)
+        self._namespaces: dict[str, Namespace] = {}
+        self._db = _Databases(self._registry)
+        self._actions = self._counter(
+            "ha_controller_db_actions", "What the worker did to its node.", "action", "result"
+        )
+        for action in ("bootstrap", "start", "join", "reconfigure", "put-aside", "supersede", "forget"):
+            self._actions.labels(action, "done")
+        self._refused = self._counter(
+            "ha_controller_db_connections_refused", "Callers that were turned away, by the reason.", "reason"
+        )
+        self._confirms = self._counter(
+            "ha_controller_db_confirm_rounds", "Rounds in which other voters were asked who leads, for reads.", "result"
+        )
+
+    def namespace(self, name: str) -> Namespace:
+        """Return the counts of one database; the same for everybody who asks for this name."""
+        found = self._namespaces.get(name)
+        if found is None:
+            found = self._namespaces[name] = Namespace(self._db, name)
+        return found
+
+    def forget(self, name: str) -> None:
+        """A database was deleted: so are its series. Nothing happens for one that was never counted."""
+        if self._namespaces.pop(name, None) is not None:
+            self._db.remove(name)
+
+    @contextmanager
+    def action(self, name: str) -> Iterator[None]:
+        """Count one Action, `name` being its class, as done or (when it raises) failed."""
+        result = "failed"
+        try:
+            yield
+            result = "done"
+        finally:
+            self._actions.labels(_kebab(name), result).inc()
+
+    def refused(self, reason: str) -> None:
+        """Count a caller that was turned away. `reason` is one of a few words, never a sentence. From any thread."""
+        self._refused.labels(reason).inc()
+
+    def confirmed(self, result: str) -> None:
+        """Count one round of confirming reads: "confirmed", "deposed" or "unanswered"."""
+        self._confirms.labels(result).inc()
+
+    def databases(self) -> dict[str, dict[str, Any]]:
+        """Return the part of the report that has a section for each database."""
+        return {name: namespace.report() for name, namespace in sorted(self._namespaces.items())}
+
+    def text(self, status: Mapping[str, Any]) -> bytes:
+        """Return the page that Prometheus reads: what was counted, and the state that `status` describes."""
+        return generate_latest(_Page(lambda: (*_without_birthdays(self._registry.collect()), *state_of(status))))
+
+    def _counter(self, name: str, what: str, *labels: str) -> Counter:
+        return Counter(name, what, labels, registry=self._registry)
+
+
+class _Databases:
+    """Juju's six, and ours, with a label for the namespace."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self.active = Gauge("juju_db_requests_total", "Requests that are under way.", ["namespace"], registry=registry)
+        self.duration = Histogram(
+            "juju_db_duration_seconds",
+            "How long requests took, retries included.",
+            ["namespace", "result"],
+            buckets=_BUCKETS,
+            registry=registry,
+        )
+        self.errors = Counter(
+            "juju_db_errors", "Requests that ended in an error.", ["namespace", "error"], registry=registry
+        )
+        self.success = Counter("juju_db_success", "Requests that ended well.", ["namespace"], registry=registry)
+        self.attempts = Counter(
+            "juju_db_txn_requests",
+            "Attempts at transactions and reads, retries included.",
+            ["namespace"],
+            registry=registry,
+        )
+        self.retries = Counter(
+            "juju_db_txn_retries", "Attempts that were not the first.", ["namespace"], registry=registry
+        )
+        self.queue = Gauge(
+            "ha_controller_db_queue_length",
+            "Transactions of this controller that wait for their turn.",
+            ["namespace"],
+            registry=registry,
+        )
+        self.connections = Counter(
+            "ha_controller_db_connections",
+            "Connections to a leader that were opened.",
+            ["namespace"],
+            registry=registry,
+        )
+
+    def remove(self, namespace: str) -> None:
+        everything = (self.active, self.duration, self.errors, self.success, self.attempts, self.retries)
+        for metric in (*everything, self.queue, self.connections):
+            metric.remove_by_labels({"namespace": namespace})
+
+
+class Namespace:
+    """The counts of one database. Cheap enough for every request: label look-ups are done once, here."""
+
+    def __init__(self, db: _Databases, name: str) -> None:
+        self._active = db.active.labels(name)
+        self._succeeded = db.duration.labels(name, "success")
+        self._failed = db.duration.labels(name, "error")
+        self._errors = {word: db.errors.labels(name, word) for word in (*(w for _, w in _ERRORS), "unknown")}
+        self._success = db.success.labels(name)
+        self._attempts = db.attempts.labels(name)
+        self._retries = db.retries.labels(name)
+        self._queue = db.queue.labels(name)
+        self._connections = db.connections.labels(name)
+        self._last_ping_seconds = self._max_ping_seconds = 0.0
+        self._last_ping_attempts = 0
+        self._opened = 0
+
+    def request(self) -> Request:
+        """Measure one call of a user of the database, from its first attempt to its end, as a context manager."""
+        return Request(self)
+
+    @contextmanager
+    def queued(self) -> Iterator[None]:
+        """Count one that waits for its turn, for as long as the block lasts."""
+        self._queue.inc()
+        try:
+            yield
+        finally:
+            self._queue.dec()
+
+    def connected(self) -> None:
+        """Count a connection to a leader, newly opened."""
+        self._connections.inc()
+        self._opened += 1
+
+    def report(self) -> dict[str, Any]:
+        """Return this database's section of the report, under Juju's names."""
+        return {
+            "last-ping-duration": _duration(self._last_ping_seconds),
+            "last-ping-attempts": self._last_ping_attempts,
+            "max-ping-duration": _duration(self._max_ping_seconds),
+            "db-replacements": max(0, self._opened - 1),
+        }
+
+
+class Request:
+    """One call under way: `attempt` at the beginning of each attempt, `answered` when a leader first did so."""
+
+    def __init__(self, namespace: Namespace) -> None:
+        self._namespace = namespace
+        self._attempts = 0
+        self._started = 0.0
+
+    def __enter__(self) -> Request:
+        self._started = time.perf_counter()
+        self._namespace._active.inc()
+        return self
+
+    def attempt(self) -> None:
+        self._attempts += 1
+        self._namespace._attempts.inc()
+        if self._attempts > 1:
+            self._namespace._retries.inc()
+
+    def answered(self) -> None:
+        space = self._namespace
+        space._last_ping_seconds = time.perf_counter() - self._started
+        space._last_ping_attempts = self._attempts
+        space._max_ping_seconds = max(space._max_ping_seconds, space._last_ping_seconds)
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        space, seconds = self._namespace, time.perf_counter() - self._started
+        space._active.dec()
+        if error is None:
+            space._success.inc()
+            space._succeeded.observe(seconds)
+        else:
+            space._errors[_word(error)].inc()
+            space._failed.observe(seconds)
+
+
+def state_of(status: Mapping[str, Any]) -> Iterator[Metric]:
+    """Turn the status document into metrics. Pure; keys that a status may lack are left out of the page."""
+    version = {key: str(status.get(key, "")) for key in ("controller-id", "version", "dqlite-version")}
+    yield _info("ha_controller", "Who this is.", {key.replace("-", "_"): text for key, text in version.items()})
+    proven = int(bool(status.get("dqlite-proven")))
+    yield _gauge("ha_controller_dqlite_proven", "Whether the functional tests passed on this library.", proven)
+    yield _one_of("ha_controller_state", "1 for the state that controllerd is in.", "state", _STATES, status["state"])
+    waits = {wait["for"]: 1.0 for wait in status["waits"]}
+    yield _gauges("ha_controller_waiting", "1 for each thing that is waited for.", "topic", waits)
+    conf = status["conf"]
+    yield _gauge(
+        "ha_controller_conf_generation", "Of the configuration in force; 0: none yet.", conf["generation"] or 0
+    )
+    problem = int(conf["problem"] is not None)
+    yield _gauge("ha_controller_conf_problem", "1 while a newer configuration is refused.", problem)
+    yield from _story(status)
+    yield from _cluster(status["cluster"])
+
+
+def _story(status: Mapping[str, Any]) -> Iterator[Metric]:
+    """What happened since the start of this process, and how the one before it ended."""
+    changes = CounterMetricFamily("ha_controller_db_leader_changes", "Times that another node was seen to lead.")
+    changes.add_metric([], status.get("leader-changes", 0))
+    yield changes
+    ready = status.get("ready-seconds")
+    if ready is not None:
+        yield _gauge("ha_controller_db_ready_seconds", "How long it last took until this controller served.", ready)
+    handover = status.get("last-handover")
+    if handover is not None:
+        result = GaugeMetricFamily(
+            "ha_controller_db_last_handover_seconds", "How long the last handover took.", labels=["result"]
+        )
+        result.add_metric([handover["result"]], handover["seconds"])
+        yield result
+
+
+def _cluster(cluster: Mapping[str, Any] | None) -> Iterator[Metric]:
+    members = cluster["members"] if cluster is not None else []
+    own = next((m["role"] for m in members if m["here"]), "")
+    leader = cluster["leader"] if cluster is not None else None
+    leading = any(m["here"] and m["leader"] for m in members)
+    count = {role: float(sum(m["role"] == role for m in members)) for role in _ROLES}
+    answering = sum(m["answers"] for m in members)
+    margin = cluster["may-lose"] if cluster is not None and leader is not None else -1
+    epoch = cluster["epoch"]["number"] if cluster is not None else 0
+    dropped = len(cluster["dropped"]) if cluster is not None else 0
+    yield _one_of("ha_controller_db_role", "1 for the role of this node.", "role", _ROLES, own)
+    yield _gauges("ha_controller_db_members", "Members of the cluster, by role.", "role", count)
+    yield _gauge("ha_controller_db_members_answering", "Members that answer this controller.", answering)
+    yield _gauge("ha_controller_db_has_leader", "1 while this node is in touch with a leader.", int(leader is not None))
+    yield _gauge("ha_controller_db_leading", "1 while this node leads.", int(leading))
+    yield _gauge("ha_controller_db_quorum_margin", "Voters that may still fail; -1: the quorum is lost.", margin)
+    yield _gauge("ha_controller_db_epoch", "How many forced reconfigurations the cluster has been through.", epoch)
+    yield _gauge("ha_controller_db_dropped", "Members dropped by force and not yet seen refused.", dropped)
+
+
+class _Page:
+    """What generate_latest takes for a registry."""
+
+    def __init__(self, collect: Callable[[], Iterable[Metric]]) -> None:
+        self.collect = collect
+
+
+def _without_birthdays(metrics: Iterable[Metric]) -> Iterator[Metric]:
+    """Leave out the time at which each series was made: one more series for each, which nobody here asks for."""
+    for metric in metrics:
+        metric.samples = [sample for sample in metric.samples if not sample.name.endswith("_created")]
+        yield metric
+
+
+def _info(name: str, what: str, labels: dict[str, str]) -> Metric:
+    family = InfoMetricFamily(name, what)
+    family.samples.append(Sample(f"{name}_info", labels, 1))
+    return family
+
+
+def _gauge(name: str, what: str, value: float) -> Metric:
+    return GaugeMetricFamily(name, what, value=value)
+
+
+def _gauges(name: str, what: str, label: str, values: Mapping[str, float]) -> Metric:
+    family = GaugeMetricFamily(name, what, labels=[label])
+    for text, value in values.items():
+        family.add_metric([text], value)
+    return family
+
+
+def _one_of(name: str, what: str, label: str, words: Iterable[str], word: str) -> Metric:
+    return _gauges(name, what, label, {each: float(each == word) for each in words})
+
+
+def _word(error: BaseException) -> str:
+    return next((word for kind, word in _ERRORS if isinstance(error, kind)), "unknown")
+
+
+def _kebab(name: str) -> str:
+    return "".join(f"-{letter.lower()}" if letter.isupper() else letter for letter in name).lstrip("-")
+
+
+def _duration(seconds: float) -> str:
+    """Return a duration as Juju's reports write them: a number with its unit."""
+    return f"{seconds * 1000:.3f}ms" if seconds < 1 else f"{seconds:.3f}s"
