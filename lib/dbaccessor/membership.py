@@ -50,7 +50,7 @@ class Membership:
         self._leading = leading
         self._lock = asyncio.Lock()
         self._off_target_since: float | None = None
-        self._nudged_at = float("-inf")
+        self._nudged_at = self._promoted_at = float("-inf")
         # A node that was just added answered us, though the peer watch may not have come round to it yet.
         self._added: dict[int, float] = {}
 
@@ -196,17 +196,22 @@ class Membership:
         if self._off_target_since is None:
             self._off_target_since = clock
         stuck = clock - self._off_target_since
-        if stuck < _STUCK_SECONDS or clock - self._nudged_at < _NUDGE_PAUSE_SECONDS:
+        if stuck < _STUCK_SECONDS:
             return
-        heir = next(
-            (m for m in members if m.role == Role.VOTER and m.dqlite_id != now.dqlite_id and m.dqlite_id in now.alive),
-            None,
-        )
-        if heir is None:
-            return
-        self._nudged_at = clock
-        log.warning("roles have been off target for %.0f s (%s): handing leadership to %s", stuck, problem, heir.name)
-        await connection.transfer(heir.dqlite_id)
+        others = [m for m in members if m.dqlite_id != now.dqlite_id and m.dqlite_id in now.alive]
+        heir = next((m for m in others if m.role == Role.VOTER), None)
+        if heir is not None and clock - self._nudged_at >= _NUDGE_PAUSE_SECONDS:
+            self._nudged_at = clock
+            log.warning(
+                "roles have been off target for %.0f s (%s): handing leadership to %s", stuck, problem, heir.name
+            )
+            await connection.transfer(heir.dqlite_id)
+        elif heir is None and others and clock - self._promoted_at >= _NUDGE_PAUSE_SECONDS:
+            # The stuck queue is in this leader's memory, and there is nobody to hand leadership to: make somebody.
+            self._promoted_at = clock
+            heir = min(others, key=lambda m: m.role != Role.STANDBY)
+            log.warning("roles have been off target for %.0f s (%s): making %s a voter", stuck, problem, heir.name)
+            await connection.assign(heir.dqlite_id, Role.VOTER)
 
 
 def removal_problem(members: Iterable[Member], leaving: Member, alive: frozenset[int]) -> str | None:

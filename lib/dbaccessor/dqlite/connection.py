@@ -104,6 +104,10 @@ class Connection:
         """Make a node a member, as a spare. Only the leader can."""
         await self._ask(RequestType.ADD, (dqlite_id, name), wire.Empty, deadline_seconds, changes=True)
 
+    async def assign(self, dqlite_id: int, role: Role, *, deadline_seconds: float | None = None) -> None:
+        """Give a member another role. Only the leader can; roles are its own business, and this may confuse it."""
+        await self._ask(RequestType.ASSIGN, (dqlite_id, int(role)), wire.Empty, deadline_seconds, changes=True)
+
     async def remove(self, dqlite_id: int, *, deadline_seconds: float | None = None) -> None:
         """Remove a member, whatever its role. Only the leader can; it may remove itself."""
         await self._ask(RequestType.REMOVE, (dqlite_id,), wire.Empty, deadline_seconds, changes=True)

@@ -45,6 +45,7 @@ class RequestType(enum.IntEnum):
     EXEC_SQL = 8
     QUERY_SQL = 9
     ADD = 12
+    ASSIGN = 13
     REMOVE = 14
     CLUSTER = 16
     TRANSFER = 17
@@ -64,6 +65,7 @@ _REQUESTS: Final[dict[RequestType, tuple[_Field, ...]]] = {
     RequestType.EXEC_SQL: (_U64F, _TEXT),  # database, statement
     RequestType.QUERY_SQL: (_U64F, _TEXT),
     RequestType.ADD: (_U64F, _TEXT),  # id, address
+    RequestType.ASSIGN: (_U64F, _U64F),  # id, role
     RequestType.REMOVE: (_U64F,),  # id
     RequestType.CLUSTER: (_U64F,),  # format; 1 has the roles
     RequestType.TRANSFER: (_U64F,),  # id
