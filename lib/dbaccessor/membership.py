@@ -210,7 +210,7 @@ class Membership:
             # The stuck queue is in this leader's memory, and there is nobody to hand leadership to: make somebody.
             self._promoted_at = clock
             heir = min(others, key=lambda m: m.role != Role.STANDBY)
-            log.warning("roles have been off target for %.0f s (%s): making %s a voter", stuck, problem, heir.name)
+            log.warning("roles off target for %.0f s (%s): making %s a voter", stuck, problem, heir.name)
             await connection.assign(heir.dqlite_id, Role.VOTER)
 
 
