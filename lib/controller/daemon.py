@@ -14,23 +14,21 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import fcntl
 import logging
 import os
 import shlex
 import signal
 import sys
 import time
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable, Coroutine
 from concurrent.futures import TimeoutError as FutureTimeout
-from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
-from dbaccessor import confsocket, errors, metrics
+from dbaccessor import confsocket, errors, metrics, soleowner
 from dbaccessor.dqlite import native
 from dbaccessor.identity import BrokenFile, NewerFile
 from dbaccessor.worker import Worker
@@ -211,10 +209,10 @@ def main(arguments: list[str] | None = None) -> int:
     options.state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
     try:
         library = native.load()
-        with _sole_owner(options.state_dir):
+        with soleowner.sole_owner(options.state_dir):
             log.info("controllerd %s, libdqlite %s, %s", _version(), library.version, options.state_dir)
             _run(lambda: Daemon(options.state_dir, _version(), library).run())
-    except _AlreadyRuns as error:
+    except soleowner.Owned as error:
         log.error("%s", error)
         return _ALREADY_RUNS
     except (errors.DbAccessorError, NewerFile, BrokenFile, OSError) as error:
@@ -225,21 +223,6 @@ def main(arguments: list[str] | None = None) -> int:
             log.error("controllerd ends: %s", member, exc_info=member)
         return 1
     return 0
-
-
-class _AlreadyRuns(RuntimeError):
-    pass
-
-
-@contextmanager
-def _sole_owner(state_dir: Path) -> Iterator[None]:
-    """Hold the state directory's lock: two daemons on one directory would be two nodes with one identity."""
-    with (state_dir / "controllerd.lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise _AlreadyRuns(f"another controllerd already owns {state_dir}") from error
-        yield
 
 
 def _run(make: Callable[[], Coroutine[Any, Any, None]]) -> None:

@@ -7,6 +7,7 @@
 | journal.json | the multi-step change that is under way; its absence means there is none |
 | db-state.json | what was last told to the charm, so that a restart tells the same |
 | dqlite/identity | a marker that names the Dqlite id the directory was made for |
+| dqlite.new/ | a data directory that is being made (recover, restore); in use only once it is named dqlite |
 
 An identity whose marker is gone is *lost*: the directory was wiped, and its id must never be used again, since other
 members believe that it holds the log up to some entry.
@@ -37,8 +38,10 @@ MEMBERS = "members.json"
 JOURNAL = "journal.json"
 DB_STATE = "db-state.json"
 DATA = "dqlite"
+STAGING = "dqlite.new"
 ASIDE = "aside"
-_MARKER = "identity"
+SUMS = "SHA256SUMS"
+MARKER = "identity"
 
 
 class NewerFile(RuntimeError):
@@ -119,12 +122,16 @@ class Members(msgspec.Struct, frozen=True, rename="kebab", kw_only=True):
 
 
 class Journal(msgspec.Struct, frozen=True, rename="kebab", kw_only=True):
-    """The change under way: "bootstrap" or "reconfigure"."""
+    """The change under way: "bootstrap", "reconfigure", "recover" or "restore".
+
+    `dropping` are raft names left behind; `left` are those of "recover" and "restore", with what is known of them.
+    """
 
     operation: str
     dqlite_id: int
     epoch: Epoch
     dropping: tuple[str, ...] = ()
+    left: tuple[Known, ...] = ()
     schema: int = SCHEMA
 
 
@@ -162,6 +169,7 @@ class Store:
     def __init__(self, state_dir: Path) -> None:
         self.state_dir = state_dir
         self.data_dir = state_dir / DATA
+        self.staging_dir = state_dir / STAGING
 
     def identity(self) -> Identity | None:
         return self._load(IDENTITY, Identity)
@@ -195,6 +203,9 @@ class Store:
     def save_db_state(self, state: DbState) -> None:
         self._save(DB_STATE, state)
 
+    def clear_db_state(self) -> None:
+        self._remove(DB_STATE)
+
     def forget_identity(self) -> None:
         """Remove the identity and what was told about it: this node starts anew.
 
@@ -214,13 +225,13 @@ class Store:
         self.mark(dqlite_id)
         return self.fingerprint()
 
-    def mark(self, dqlite_id: int) -> None:
-        replace_file(self.data_dir / _MARKER, f"{dqlite_id}\n".encode())
+    def mark(self, dqlite_id: int, directory: Path | None = None) -> None:
+        replace_file((directory or self.data_dir) / MARKER, f"{dqlite_id}\n".encode())
 
     def marked_id(self) -> int | None:
         """Return the Dqlite id the data directory was made for, or None when it has no (good) marker."""
         try:
-            return int((self.data_dir / _MARKER).read_text())
+            return int((self.data_dir / MARKER).read_text())
         except (FileNotFoundError, NotADirectoryError, ValueError):
             return None
 
@@ -250,8 +261,38 @@ class Store:
 
     def delete_unfinished_data(self) -> None:
         """Delete a directory that a killed bootstrap left half made and that never served anything."""
-        if self.data_dir.exists():
-            shutil.rmtree(self.data_dir)
+        self._delete(self.data_dir)
+
+    def make_staging(self) -> Path:
+        """Make the empty directory in which recover and restore build the next data directory."""
+        self.delete_staging()
+        self.staging_dir.mkdir(mode=0o700, parents=True)
+        return self.staging_dir
+
+    def delete_staging(self) -> None:
+        self._delete(self.staging_dir)
+
+    def prepare_aside(self) -> None:
+        """Put beside the data what it will be told by once it is put aside: its identity, and the checksums of its
+        files. The data itself is not touched."""
+        if not self.has_files():
+            return
+        with contextlib.suppress(FileNotFoundError):
+            replace_file(self.data_dir / IDENTITY, (self.state_dir / IDENTITY).read_bytes())
+        replace_file(self.data_dir / SUMS, nodedir.render_sums(nodedir.sums(self.data_dir)))
+
+    def swap_in_staging(self, reason: str) -> None:
+        """Put the data directory aside, if there is one, and the staged one in its place. Goes on after a kill."""
+        if not self.staging_dir.exists():
+            return
+        if self.has_files():
+            nodedir.put_aside(self.data_dir, self.state_dir / ASIDE, reason)
+        self.staging_dir.rename(self.data_dir)
+        _fsync_dir(self.state_dir)
+
+    def _delete(self, directory: Path) -> None:
+        if directory.exists():
+            shutil.rmtree(directory)
             _fsync_dir(self.state_dir)
 
     def _load(self, name: str, kind: type[_T]) -> _T | None:

@@ -1,4 +1,5 @@
-"""The two changes on disk that take several steps, each journalled: founding a cluster, and going on alone.
+"""The changes on disk that take several steps, each journalled: founding a cluster, going on alone, and putting another
+data directory in place of this one (recover, restore).
 
 Each has one point of no return, a single atomic file write. Killed before it, the next start undoes what there is;
 killed after it, the next start completes the rest. `finish` is that next start.
@@ -7,14 +8,22 @@ killed after it, the next start completes the rest. `finish` is that next start.
 |---|---|---|---|
 | bootstrap | identity.json is written | the half-made directory is deleted | nothing is left to do |
 | reconfigure | identity.json has the new epoch | the journal is deleted | the log is recovered to this node |
+| recover, restore | identity.json has the new epoch | the staged directory is deleted | it takes the old one's place |
+
+Recover and restore build the new directory beside the old one, which nothing touches before it is put aside, whole.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from pathlib import Path
+
 import msgspec
 
-from dbaccessor.dqlite import node
+from dbaccessor.dqlite import node, nodedir
 from dbaccessor.identity import Identity, Journal, Known, Store, controller_of, first_epoch, merge_known
+
+_REPLACING = {"recover": "replaced by hactl recover", "restore": "replaced by hactl restore"}
 
 
 def bootstrap(store: Store, *, cluster_uuid: str, controller_id: str) -> Identity:
@@ -55,6 +64,29 @@ def go_on_alone(store: Store, identity: Identity, dropping: tuple[str, ...]) -> 
     finish(store)
 
 
+def replace_data(
+    store: Store, operation: str, identity: Identity, left: tuple[Known, ...], build: Callable[[Path], None]
+) -> Identity:
+    """Make `identity` this controller's, with the data that `build` makes in the folder it is given. Blocking.
+
+    `identity` has a new id and a new epoch; `left` are the members that it leaves behind. What there was is put aside.
+    Raises what `build` raises, DbAccessorError or OSError; then everything is as before, unless the store has the new
+    epoch already: then only `finish` may follow, in a new process.
+    """
+    store.save_journal(Journal(operation=operation, dqlite_id=identity.dqlite_id, epoch=identity.epoch, left=left))
+    try:
+        staging = store.make_staging()
+        build(staging)
+        store.mark(identity.dqlite_id, staging)
+        nodedir.sync_tree(staging)
+        store.prepare_aside()
+        identity = msgspec.structs.replace(identity, fingerprint=nodedir.fingerprint(staging))
+        store.save_identity(identity)
+    finally:
+        finish(store)
+    return identity
+
+
 def finish(store: Store) -> str | None:
     """Complete or undo the change that a kill interrupted; return a sentence on what was done, None for nothing."""
     journal = store.journal()
@@ -73,6 +105,15 @@ def finish(store: Store) -> str | None:
             _flag_dropped(store, journal.dropping)
         store.clear_journal()
         return f"an interrupted reconfiguration to epoch {journal.epoch} was {'completed' if done else 'undone'}"
+    if journal.operation in _REPLACING:
+        done = identity is not None and identity.epoch == journal.epoch
+        if identity is not None and done:
+            store.swap_in_staging(_REPLACING[journal.operation])
+            _remember_left(store, identity, journal.left)
+            store.clear_db_state()
+        store.delete_staging()
+        store.clear_journal()
+        return f"an interrupted {journal.operation} to epoch {journal.epoch} was {'completed' if done else 'undone'}"
     raise RuntimeError(f"journal.json names the unknown operation {journal.operation!r}: refresh this unit")
 
 
@@ -82,3 +123,15 @@ def _flag_dropped(store: Store, names: tuple[str, ...]) -> None:
     addresses = members.addresses
     left = [Known(controller_of(n), n, addresses.get(controller_of(n), ""), dropped=True) for n in names]
     store.save_members(msgspec.structs.replace(members, known=merge_known(members.known, left)))
+
+
+def _remember_left(store: Store, identity: Identity, left: tuple[Known, ...]) -> None:
+    """Begin a new memory of members: this node, and those left behind, who are asked until they know it."""
+    members = store.members()
+    gone = [msgspec.structs.replace(k, dropped=True) for k in left]
+    known = merge_known([k for k in members.known if k.dropped], gone)
+    addresses = {**members.addresses, **{k.controller_id: k.address for k in gone if k.address}}
+    own = Known(identity.controller_id, identity.name, addresses.get(identity.controller_id, ""), "voter")
+    store.save_members(
+        msgspec.structs.replace(members, role="voter", known=merge_known(known, [own]), addresses=addresses)
+    )

@@ -73,7 +73,7 @@ class Worker:
         self._removed_since: float | None = None
         self._conf_due = self._retry_at = 0.0
         self._acting = asyncio.Lock()
-        self._leaving = self._stopping = False
+        self._leaving = self._stopping = self._unfinished = False
 
     # What others may call
 
@@ -183,11 +183,14 @@ class Worker:
     # Looking
 
     def _load(self) -> None:
+        self._unfinished = False
         try:
             done = reconfigure.finish(self._store)
             if done is not None:
                 log.warning("%s", done)
         except (errors.DbAccessorError, OSError) as error:
+            # Nothing may be decided on what lies there half done: it would be taken for somebody else's.
+            self._unfinished = True
             log.error("an interrupted change on disk cannot be completed: %s", error)
         self.charm_news.load()
         self._registrar.load()
@@ -235,6 +238,10 @@ class Worker:
         return outlook
 
     async def _step(self) -> None:
+        if self._unfinished:
+            self._load()
+            if self._unfinished:
+                raise errors.NotReady("an interrupted change on disk could not be completed; the log says why")
         self._read_conf()
         await self._presence.listen()
         outlook = await self._look()

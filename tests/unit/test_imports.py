@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import ast
 import functools
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -108,7 +110,24 @@ def test_one_module_declares_c():
     assert declaring == {"dbaccessor.dqlite.native"}
 
 
-@pytest.mark.parametrize("entry", ["controller.cli", "dbaccessor.conf", "dbaccessor.confsocket"])
+def test_a_command_that_only_asks_loads_neither_dqlite_nor_an_event_loop():
+    """The offline verbs (recover, restore) import theirs when they run, so here only running it can tell."""
+    program = (
+        "import sys, controller.cli\n"
+        "print(*[n for n in sys.modules if n.startswith('dbaccessor.dqlite') or n in ('cffi', 'asyncio')])"
+    )
+    loaded = subprocess.run(
+        [sys.executable, "-c", program],
+        env={"PYTHONPATH": str(ROOT / "lib")},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+
+    assert loaded.stdout.split() == []
+
+
+@pytest.mark.parametrize("entry", ["dbaccessor.conf", "dbaccessor.confsocket"])
 def test_hooks_and_commands_load_neither_dqlite_nor_an_event_loop(entry: str):
     reached = {n for n in reach(entry) if n.startswith("dbaccessor.dqlite") or n in ("cffi", "asyncio")}
 

@@ -13,11 +13,14 @@ library inside libdqlite:
 
 from __future__ import annotations
 
+import errno
+import hashlib
 import os
 import re
 import struct
 import time
 import zlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -35,6 +38,8 @@ _ENTRY: Final = struct.Struct("<QB3xI")
 # The library makes segments of 8 MiB, and an entry takes at least four words.
 _MAX_SEGMENT_BYTES = 64 << 20
 _MAX_ENTRIES = _MAX_SEGMENT_BYTES // 32
+
+_COPY_BYTES = 1 << 20
 
 # A running node renames its open segments while we read them; then the list is read again.
 _ATTEMPTS = 5
@@ -80,6 +85,59 @@ def put_aside(directory: Path, into: Path, reason: str) -> Path:
     for parent in {into, directory.parent}:
         _fsync_directory(parent)
     return target
+
+
+def sums(directory: Path) -> dict[str, str]:
+    """Return the SHA-256 of every file of the node here, by name. Files that are not raft's do not count."""
+    found = {}
+    for name in sorted(_names(directory)):
+        if _is_data(name):
+            with (directory / name).open("rb") as file:
+                found[name] = hashlib.file_digest(file, "sha256").hexdigest()
+    return found
+
+
+def render_sums(found: Mapping[str, str]) -> bytes:
+    """Return them as `sha256sum --check` reads them."""
+    return "".join(f"{digest}  {name}\n" for name, digest in sorted(found.items())).encode()
+
+
+def parse_sums(text: bytes) -> dict[str, str]:
+    lines = (line.partition("  ") for line in text.decode("ascii", "replace").splitlines())
+    return {name: digest for digest, _, name in lines if name}
+
+
+def copy_data(source: Path, target: Path) -> None:
+    """Copy the node's files to `target`, durably, and make sure that the copy reads as what was read. Raises OSError.
+
+    The node must not run. Only what is raft's is copied: no lock, no marker.
+    """
+    for name in sorted(_names(source)):
+        if not _is_data(name):
+            continue
+        read = hashlib.sha256()
+        with (source / name).open("rb") as old, (target / name).open("xb") as new:
+            while chunk := old.read(_COPY_BYTES):
+                read.update(chunk)
+                new.write(chunk)
+            new.flush()
+            os.fsync(new.fileno())
+        with (target / name).open("rb") as new:
+            if hashlib.file_digest(new, "sha256").hexdigest() != read.hexdigest():
+                raise OSError(errno.EIO, f"the copy of {name} differs from what was copied", str(target / name))
+    _fsync_directory(target)
+
+
+def sync_tree(directory: Path) -> None:
+    """Make every file directly in `directory`, and their names, durable."""
+    for entry in directory.iterdir():
+        if entry.is_file():
+            fd = os.open(entry, os.O_RDONLY)
+            try:
+                os.fsync(fd)
+            finally:
+                os.close(fd)
+    _fsync_directory(directory)
 
 
 def _fsync_directory(directory: Path) -> None:

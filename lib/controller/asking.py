@@ -1,0 +1,65 @@
+"""What every verb of hactl shares: asking the local controllerd, printing, and ending with the right exit code."""
+
+from __future__ import annotations
+
+import enum
+from pathlib import Path
+from typing import Annotated, Any, NoReturn
+
+import msgspec
+import typer
+from rich.console import Console
+
+from controller import statusview
+from dbaccessor import confsocket
+
+SERVICE = "ha-controller"
+
+
+class Format(enum.StrEnum):
+    """How an answer is printed: for a person, or as JSON for a program."""
+
+    TEXT = "text"
+    JSON = "json"
+
+
+FormatOption = Annotated[Format, typer.Option("--format", help="How to print it.")]
+
+
+def ask(state_dir: Path, method: str, target: str, body: bytes = b"", timeout_seconds: float = 5.0) -> bytes:
+    """Return the body of controllerd's answer, or end the program with the reason."""
+    path = state_dir / confsocket.CONTROL
+    try:
+        code, answer = confsocket.request(path, method, target, body, timeout_seconds)
+    except (confsocket.NoSocket, confsocket.SocketTimeout) as error:
+        unreachable(path, error)
+    if code != 200:
+        fail(statusview.REFUSED, f"controllerd answered {code}: {answer.decode(errors='replace').strip()}")
+    return answer
+
+
+def unreachable(path: Path, error: confsocket.NoSocket | confsocket.SocketTimeout) -> NoReturn:
+    """End the program because nobody answers on this socket."""
+    if isinstance(error.__cause__, PermissionError):
+        fail(statusview.REFUSED, f"only root may ask controllerd ({path})")
+    if isinstance(error, confsocket.SocketTimeout):
+        fail(statusview.UNREACHABLE, f"{error}; journalctl -u {SERVICE} may say why")
+    fail(statusview.UNREACHABLE, f"{error}; is the service running? systemctl status {SERVICE}")
+
+
+def print_json(document: Any) -> None:
+    typer.echo(msgspec.json.format(msgspec.json.encode(document), indent=2).decode())
+
+
+def console() -> Console:
+    """A terminal that never breaks lines: what is copied from it is what was printed."""
+    return Console(highlight=False, soft_wrap=True)
+
+
+def warn(sentence: str) -> None:
+    typer.echo(f"hactl: {sentence}", err=True)
+
+
+def fail(code: int, reason: str) -> NoReturn:
+    warn(reason)
+    raise typer.Exit(code)

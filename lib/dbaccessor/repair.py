@@ -1,0 +1,190 @@
+"""Carries out what `recovery.compare` planned: one directory's data becomes a cluster of one, in a new epoch. Offline.
+
+The original stays whole: the data is copied, the copy recovered, and only then does it take the old one's place, which
+goes to aside/ with its checksums. So a full disk or a kill leaves either the old state or the new one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import secrets
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+
+from dbaccessor import conf, dial, errors, reconfigure, recovery, soleowner, timing
+from dbaccessor.conf import ControllerConf
+from dbaccessor.dqlite import node, nodedir, raftlog
+from dbaccessor.identity import BrokenFile, Epoch, Identity, NewerFile, Store
+from dbaccessor.preamble import Answer
+from dbaccessor.recovery import Candidate, Plan
+
+
+class CannotRecover(RuntimeError):
+    """Nothing was changed; the message is one sentence that says what to do instead."""
+
+
+@dataclass(frozen=True)
+class Target:
+    """The state directory where the recovered data is to be, and for which controller of which cluster."""
+
+    store: Store
+    controller_id: str
+    cluster_uuid: str
+    epochs: tuple[Epoch, ...] = ()
+
+
+@contextlib.contextmanager
+def owning(directories: Sequence[Path]) -> Iterator[None]:
+    """Own these state directories; complete or undo what a kill interrupted there. Raises CannotRecover."""
+    with contextlib.ExitStack() as stack:
+        for directory in dict.fromkeys(path.resolve() for path in directories):
+            try:
+                stack.enter_context(soleowner.sole_owner(directory))
+            except soleowner.Owned as error:
+                raise CannotRecover(f"{error}: stop it first (systemctl stop ha-controller)") from error
+            try:
+                reconfigure.finish(Store(directory))
+            except (BrokenFile, NewerFile):
+                continue  # Reported with the directory itself.
+            except (errors.DbAccessorError, OSError) as error:
+                raise CannotRecover(f"an interrupted change in {directory} cannot be completed: {error}") from error
+        yield
+
+
+def target(into: Path, chosen: Identity | None, *, cluster_uuid: str | None = None) -> Target:
+    """Return whose data the directory `into` will hold. Raises CannotRecover when that is not clear.
+
+    The configuration file says which controller this is; without one the directory's own identity does, and without
+    that the data's. `cluster_uuid` is what is wanted when it is not the data's.
+    """
+    store = Store(into)
+    configuration = _configuration(into)
+    try:
+        here = store.identity()
+    except (BrokenFile, NewerFile) as error:
+        raise CannotRecover(str(error)) from error
+    wanted = cluster_uuid or (chosen.cluster_uuid if chosen is not None else "")
+    if configuration is not None:
+        if not wanted:
+            wanted = configuration.cluster_uuid
+        if configuration.cluster_uuid and configuration.cluster_uuid != wanted:
+            raise CannotRecover(
+                f"the configuration in {into} is of cluster {configuration.cluster_uuid}, the data of {wanted}: "
+                "this controller would put it aside"
+            )
+    controller_id = next((c.controller_id for c in (configuration, here, chosen) if c is not None), "")
+    if not controller_id or not wanted:
+        raise CannotRecover(f"{into} has no controller.conf, and the data does not tell whose it is")
+    epochs = () if here is None else tuple(e for e in (here.epoch, here.superseded) if e is not None)
+    return Target(store, controller_id, wanted, epochs)
+
+
+def _configuration(into: Path) -> ControllerConf | None:
+    reader = conf.ConfReader(into / conf.FILE_NAME)
+    reader.read()
+    if reader.conf is None and reader.problem is not None and (into / conf.FILE_NAME).exists():
+        raise CannotRecover(reader.problem)
+    return reader.conf
+
+
+def new_epoch(number: int, where: Target) -> Epoch:
+    """Return an epoch above `number - 1` and above every epoch that the target speaks of."""
+    return Epoch(max([number, *(e.number + 1 for e in where.epochs)]), secrets.token_hex(8))
+
+
+def carry_out(plan: Plan, where: Target, *, salvage: bool = False) -> Identity:
+    """Recover the chosen data into the target, which the caller owns. Blocking; see the module. Returns who it is now.
+
+    Raises CannotRecover.
+    """
+    chosen = plan.chosen
+    assert chosen is not None and not plan.refusal
+    identity = Identity(
+        cluster_uuid=where.cluster_uuid,
+        controller_id=where.controller_id,
+        dqlite_id=node.new_id(),
+        epoch=new_epoch(plan.epoch_number, where),
+        state="member",
+        log_ended_at=chosen.log.index,
+    )
+    left = tuple(k for k in recovery.members_known(plan.candidates) if k.controller_id != where.controller_id)
+
+    def build(staging: Path) -> None:
+        nodedir.copy_data(chosen.data_dir, staging)
+        if salvage:
+            raftlog.cut(staging)
+        node.recover(staging, identity.dqlite_id, identity.name)
+
+    with said_truly(where.store, identity, f"{chosen.path} cannot be recovered"):
+        return reconfigure.replace_data(where.store, "recover", identity, left, build)
+
+
+@contextlib.contextmanager
+def said_truly(store: Store, identity: Identity, what: str) -> Iterator[None]:
+    """Translate what goes wrong inside: nothing was changed, or the change waits for its completion."""
+    try:
+        yield
+    except (errors.DbAccessorError, OSError) as error:
+        now = store.identity()
+        if now is not None and now.epoch == identity.epoch:
+            raise CannotRecover(f"stopped half way ({error}): the next start of controllerd completes it") from error
+        raise CannotRecover(f"{what}, and nothing was changed: {error}") from error
+
+
+def supersede(others: Sequence[Candidate], winner: Identity) -> list[str]:
+    """Tell the other state directories given that a newer epoch exists, so that they are never started as they are.
+
+    Returns a sentence for each that could not be told; it learns it from the cluster when it comes back.
+    """
+    untold = []
+    for other in others:
+        own = other.identity
+        if other.state_dir is None or own is None or own.cluster_uuid != winner.cluster_uuid:
+            continue
+        store = Store(other.state_dir)
+        try:
+            store.save_identity(msgspec.structs.replace(own, superseded=winner.epoch))
+        except OSError as error:
+            untold.append(f"{other.path} could not be marked ({error.strerror}); it learns of the epoch when it starts")
+    return untold
+
+
+def is_running(directory: Path) -> bool:
+    """True when a controllerd owns this state directory now."""
+    return soleowner.is_owned(directory)
+
+
+def make_sure_nobody_leads(plan: Plan, where: Target) -> None:
+    """Ask the other controllers, as far as their addresses are known, whether one of them has a leader.
+
+    Raises CannotRecover when one has: a new epoch here would end a cluster that lives. Silence is no objection.
+    """
+    configuration = _configuration(where.store.state_dir)
+    addresses = {k.controller_id: k.address for k in recovery.members_known(plan.candidates) if k.address}
+    for candidate in plan.candidates:
+        addresses = {**candidate.addresses, **addresses}
+    port, own = conf.ControllerConf(controller_id="", generation=0).dqlite_port, ""
+    if configuration is not None:
+        addresses.update(configuration.others)
+        port, own = configuration.dqlite_port, configuration.own_address or ""
+    asked = {i: a for i, a in addresses.items() if i != where.controller_id and a and a != own}
+    leading = asyncio.run(_who_has_a_leader(asked, port, where.cluster_uuid))
+    if leading:
+        raise CannotRecover(
+            f"{'; '.join(leading)}: that cluster lives, and this would end it; let this controller join it "
+            "(start controllerd), or stop those first, or say --force"
+        )
+
+
+async def _who_has_a_leader(addresses: Mapping[str, str], port: int, cluster_uuid: str) -> list[str]:
+    dialer = dial.Dialer(dial.Caller(), dial.AddressBook(port=port), timing.for_latency(10))
+    answers = await asyncio.gather(*(dialer.ask(a) for a in addresses.values()), return_exceptions=True)
+    return [
+        f"controller {controller_id} is in touch with the leader {answer.leader}"
+        for controller_id, answer in zip(addresses, answers, strict=True)
+        if isinstance(answer, Answer) and answer.cluster_uuid == cluster_uuid and answer.leader
+    ]
