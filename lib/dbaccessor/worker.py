@@ -19,12 +19,12 @@ import msgspec
 from dbaccessor import decide as policy
 from dbaccessor import errors, goodbye, rebuild, reconfigure, registry, report, timing
 from dbaccessor.charmnews import CharmNews
-from dbaccessor.conf import FILE_NAME, ConfReader, ControllerConf
+from dbaccessor.conf import FILE_NAME, ConfReader
 from dbaccessor.database import Database
-from dbaccessor.dqlite import node as dqlite_node
 from dbaccessor.dqlite import nodedir
 from dbaccessor.dqlite.connection import Role
-from dbaccessor.identity import Epoch, Identity, Store
+from dbaccessor.executor import Executor
+from dbaccessor.identity import Identity, Store
 from dbaccessor.leader import MemberConnector
 from dbaccessor.membership import Leading, Membership
 from dbaccessor.metrics import Metrics
@@ -52,23 +52,30 @@ class Worker:
         self._loop = asyncio.get_running_loop()
         self._store = Store(state_dir)
         self._reader = ConfReader(state_dir / FILE_NAME)
-        self._timing = timing.for_latency(10)
+        first = timing.for_latency(10)
         self._wake = asyncio.Event()
         self.metrics = Metrics()
-        self._presence = Presence(
-            self._timing, self._membership_request, self._saw_refused, self._was_called, self._wake.set
-        )
+        self._presence = Presence(first, self._membership_request, self._saw_refused, self._was_called, self._wake.set)
         self._dialer, self._proxy = self._presence.dialer, self._presence.proxy
         self._own = OwnNode(self._store.data_dir, self._dialer.raft_connect)
-        self._peers = PeerWatch(self._dialer, self._timing, self._presence.targets, self._wake.set)
+        self._peers = PeerWatch(self._dialer, first, self._presence.targets, self._wake.set)
         self._connector = MemberConnector(self._dialer, lambda: self._own.local)
         controller_database = self.database(registry.DATABASE)
         self._registrar = Registrar(self._store, controller_database)
-        self._membership = Membership(controller_database, self._timing, self._leading)
+        self._membership = Membership(controller_database, first, self._leading)
         self._accounts = report.Accounts(state_dir)
         self.charm_news = CharmNews(self._store)
-        self._founded_at_generation = 0
-        self._damage = ""
+        self._executor = Executor(
+            self._store,
+            self._presence,
+            self._own,
+            self._registrar,
+            self._peers,
+            self._accounts,
+            conf=lambda: self._reader.conf,
+            on_change=self._changed,
+            on_timing=self._retime,
+        )
         self._last = nodedir.NO_ENTRY
         self._removed_since: float | None = None
         self._conf_due = self._retry_at = 0.0
@@ -121,7 +128,7 @@ class Worker:
             outlook = self._outlook()
             if outlook.leader and len(outlook.members) > 1:
                 await self._hand_over(outlook)
-            await self._stop_node()
+            await self._executor.stop_node()
 
     async def _hand_over(self, outlook: Outlook) -> None:
         """Give away leadership, then the voting right. The first alone is what keeps the others writing."""
@@ -131,7 +138,7 @@ class Worker:
                 await goodbye.hand_leadership_over(identity, local, outlook)
             except (errors.DbAccessorError, OSError) as error:
                 log.warning("leadership could not be handed over: %s", error)
-        self._accounts.handed_over(await self._own.hand_over(self._timing.handover_seconds))
+        self._accounts.handed_over(await self._own.hand_over(self._executor.timing.handover_seconds))
 
     async def leave(self) -> Outcome:
         """Say goodbye for good, so that the others need not wait for this node. Idempotent; the reason is inside."""
@@ -150,8 +157,8 @@ class Worker:
                 if outcome.done and self._identity is not None:
                     left = msgspec.structs.replace(self._identity, state="left")
                     self._store.save_identity(left)
-                    self._become(left)
-                    await self._stop_node()
+                    self._executor.become(left)
+                    await self._executor.stop_node()
         except TimeoutError:
             outcome = Outcome(False, f"no leader removed this node within {_LEAVE_SECONDS:g} s")
         except (errors.DbAccessorError, OSError) as error:
@@ -171,7 +178,7 @@ class Worker:
                 outcome = Outcome(False, planned)
             else:
                 try:
-                    await self._go_on_alone(planned)
+                    await self._executor.go_on_alone(planned)
                     left = ", ".join(sorted(planned.dropping)) or "nobody"
                     outcome = Outcome(True, f"this node is the only member now, left behind: {left}")
                 except (errors.DbAccessorError, OSError) as error:
@@ -195,7 +202,7 @@ class Worker:
         self.charm_news.load()
         self._registrar.load()
         self._reader = ConfReader(self._reader.path, floor=self._registrar.members.generation)
-        self._become(self._store.identity())
+        self._executor.become(self._store.identity())
         self._update_addresses()
 
     async def _keep_deciding(self) -> None:
@@ -232,7 +239,7 @@ class Worker:
         elif self._removed_since is None:
             self._removed_since = self._loop.time()
         # Reading segments is not for every tick: where the log ends matters only when nobody leads.
-        leaderless = self._own.silent_seconds >= self._timing.hold_seconds
+        leaderless = self._own.silent_seconds >= self._executor.timing.hold_seconds
         self._last = nodedir.last_entry_on_disk(self._store.data_dir) if leaderless else nodedir.NO_ENTRY
         self._update_facts()
         return outlook
@@ -255,7 +262,7 @@ class Worker:
             return
         log.info("%s: %s", type(action).__name__.lower(), action.reason)
         with self.metrics.action(type(action).__name__):
-            await self._act(action)
+            await self._executor.carry_out(action)
         self._update_facts()
         self._wake.set()
 
@@ -291,7 +298,7 @@ class Worker:
                 marked_id=self._store.marked_id(),
                 has_files=self._store.has_files(),
                 fingerprint=self._store.fingerprint(),
-                damage=self._damage,
+                damage=self._executor.damage,
                 held=members.held,
             ),
             running=self._running(outlook) if self._own.running else None,
@@ -300,12 +307,12 @@ class Worker:
             heard_epoch=self._presence.heard_epoch,
             recorded_generation=members.recorded,
             peers_asked=self._peers.asked(self._presence.targets()),
-            hold_seconds=self._timing.hold_seconds,
+            hold_seconds=self._executor.timing.hold_seconds,
         )
 
     def _running(self, outlook: Outlook) -> policy.Running:
         now = self._loop.time()
-        removed = self._removed_since is not None and now - self._removed_since >= self._timing.hold_seconds
+        removed = self._removed_since is not None and now - self._removed_since >= self._executor.timing.hold_seconds
         return policy.Running(
             outlook.own_role,
             outlook.leader,
@@ -314,142 +321,6 @@ class Worker:
             answers=self._own.probe is not None,
             removed=removed,
         )
-
-    # Acting
-
-    async def _act(self, action: policy.Action) -> None:
-        match action:
-            case policy.Bootstrap():
-                await self._bootstrap(action)
-            case policy.Start():
-                self._accounts.set_state("starting", action.reason)
-                await self._start_node()
-            case policy.Join():
-                await self._join(action)
-            case policy.Forget():
-                self._forget_identity()
-            case policy.Supersede():
-                await self._supersede(action.epoch)
-            case policy.PutAside():
-                await self._put_aside(action)
-            case policy.Reconfigure():
-                await self._go_on_alone(action)
-            case policy.Wait() | policy.Serve():
-                pass
-
-    async def _bootstrap(self, action: policy.Bootstrap) -> None:
-        conf = self._conf()
-        self._accounts.set_state("bootstrapping", action.reason)
-        identity = await asyncio.to_thread(
-            reconfigure.bootstrap, self._store, cluster_uuid=conf.cluster_uuid, controller_id=conf.controller_id
-        )
-        self._founded_at_generation = conf.generation
-        self._become(identity)
-
-    async def _join(self, action: policy.Join) -> None:
-        conf = self._conf()
-        self._accounts.set_state("joining", action.reason)
-        identity = self._identity or await self._new_identity(conf, action.leader)
-        if not self._own.running:
-            await self._start_node()
-        request = MembershipRequest(
-            operation="join",
-            controller_id=identity.controller_id,
-            dqlite_id=identity.dqlite_id,
-            name=identity.name,
-            address=conf.own_address or "",
-            generation=conf.generation,
-        )
-        outcome = await self._dialer.membership(action.leader, request, self._timing.join_seconds)
-        if not outcome.done:
-            raise errors.NotReady(f"{action.leader} says: {outcome.reason}")
-        log.info("joined: %s", outcome.reason)
-        member = msgspec.structs.replace(identity, state="member")
-        self._store.save_identity(member)
-        self._become(member)
-
-    async def _new_identity(self, conf: ControllerConf, leader: str) -> Identity:
-        """Make a new id with an empty, marked directory, in the epoch of those who follow `leader`."""
-        epochs = [a.epoch for a in self._peers.answers().values() if a.leader == leader and a.epoch is not None]
-        if not epochs:
-            raise errors.NotReady(f"nobody follows {leader} any more")
-        dqlite_id = dqlite_node.new_id()
-        identity = Identity(
-            cluster_uuid=conf.cluster_uuid,
-            controller_id=conf.controller_id,
-            dqlite_id=dqlite_id,
-            epoch=max(epochs, key=lambda e: e.number),
-            fingerprint=await asyncio.to_thread(self._store.make_data_dir, dqlite_id),
-        )
-        self._store.save_identity(identity)
-        self._become(identity)
-        return identity
-
-    async def _supersede(self, epoch: Epoch) -> None:
-        """Whatever the disk says, this process serves the older epoch no longer."""
-        assert self._identity is not None
-        marked = msgspec.structs.replace(self._identity, superseded=epoch)
-        try:
-            self._store.save_identity(marked)
-        finally:
-            self._become(marked)
-            await self._proxy.drop_connections()
-            await self._stop_node()
-
-    async def _put_aside(self, action: policy.PutAside) -> None:
-        await self._stop_node()
-        where = await asyncio.to_thread(self._store.put_aside, action.reason)
-        self._forget_identity()
-        log.warning("data put aside in %s: %s", where, action.reason)
-
-    async def _go_on_alone(self, action: policy.Reconfigure) -> None:
-        identity = self._identity
-        assert identity is not None
-        self._accounts.set_state("reconfiguring", action.reason)
-        log.warning("going on alone: %s", action.reason)
-        await self._stop_node()
-        await self._proxy.drop_connections()
-        # Anything remembered only in memory so far is to be on disk before the journal refers to it.
-        self._registrar.save()
-        try:
-            await asyncio.to_thread(reconfigure.go_on_alone, self._store, identity, action.dropping)
-        except (errors.DbAccessorError, OSError) as error:
-            if self._store.identity() != identity:
-                raise RuntimeError(
-                    f"going on alone stopped halfway; a new process has to complete it: {error}"
-                ) from error
-            raise
-        finally:
-            self._become(self._store.identity())
-        self._registrar.load()
-        await self._start_node()
-
-    async def _start_node(self) -> None:
-        assert self._identity is not None
-        if self._store.journal() is not None:
-            raise errors.NotReady("an interrupted change on disk could not be completed; the log says why")
-        self._registrar.announced_as = None
-        latency_ms = self._conf().network_latency_ms
-        self._timing = timing.for_latency(latency_ms)
-        self._dialer.timing = self._peers.timing = self._membership.timing = self._timing
-        try:
-            await self._own.start(self._identity, latency_ms)
-            self._damage = ""
-        except errors.Refused as error:
-            self._damage = str(error)
-            raise
-        finally:
-            self._update_facts()
-
-    def _forget_identity(self) -> None:
-        self._store.forget_identity()
-        self._registrar.load()
-        self._damage = ""
-        self._become(None)
-
-    async def _stop_node(self) -> None:
-        await self._own.stop()
-        self._update_facts()
 
     # Beside the loop
 
@@ -475,7 +346,9 @@ class Worker:
                 continue
             try:
                 if not self._announced():
-                    await self._registrar.announce(identity, conf.own_address or "", self._founded_at_generation)
+                    await self._registrar.announce(
+                        identity, conf.own_address or "", self._executor.founded_at_generation
+                    )
                     self._wake.set()
                 await self._registrar.remember(identity, outlook, conf, self._dialer.book)
                 self._update_addresses()
@@ -502,11 +375,13 @@ class Worker:
     def _identity(self) -> Identity | None:
         return self._presence.identity
 
-    def _become(self, identity: Identity | None) -> None:
-        self._presence.become(identity)
-        if identity is None:
+    def _changed(self) -> None:
+        if self._identity is None:
             self.charm_news.db_state = None
         self._update_facts()
+
+    def _retime(self, changed: timing.Timing) -> None:
+        self._dialer.timing = self._peers.timing = self._membership.timing = changed
 
     def _update_facts(self) -> None:
         running = self._own.running
@@ -522,10 +397,6 @@ class Worker:
 
     def _was_called(self, controller_id: str) -> None:
         self._peers.heard(controller_id)
-
-    def _conf(self) -> ControllerConf:
-        assert self._reader.conf is not None, "decide acts only with a configuration"
-        return self._reader.conf
 
     def _cluster_uuid(self) -> str:
         if self._identity is not None:
