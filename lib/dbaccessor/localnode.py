@@ -40,10 +40,12 @@ class LocalNode:
         async with self._lock:
             try:
                 async with asyncio.timeout(deadline_seconds):
-                    if self._connection is None:
-                        self._connection = await self._open(deadline_seconds)
-                    leader = await self._connection.leader()
-                    members = await self._connection.cluster()
+                    # Held here: close() may be called between the two questions, when the node is stopped.
+                    connection = self._connection
+                    if connection is None:
+                        connection = self._connection = await self._open(deadline_seconds)
+                    leader = await connection.leader()
+                    members = await connection.cluster()
             except (errors.DbAccessorError, OSError, TimeoutError):
                 self.close()
                 return None
