@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+from dbaccessor import confsocket
 from loopback import Cluster
 from stepwise import enumerate_steps
 
@@ -65,3 +66,32 @@ def test_going_on_alone_killed_at_any_step_ends_alone_in_one_new_epoch(tmp_path:
         return True
 
     assert enumerate_steps(tmp_path, run) > 4, "the steps of going on alone were counted"
+
+
+def test_a_leave_killed_at_any_step_can_be_said_again_at_the_next_start(tmp_path: Path):
+    def run(cluster: Cluster, step: int) -> bool:
+        cluster.form(2)
+        assert cluster.terminate(1) == 0
+        # It is a member already: the next time its identity is written is when it has left.
+        cluster.start(1, crash=("identity.json", step))
+        cluster.wait(lambda: cluster.serving(0, 1) and cluster.role_counts(0) == (2, 0, 0), "it is back", 60)
+        cluster.wait(lambda: leaves(cluster, 1) or not cluster.alive(1), "it left, or crashed", 60)
+        if cluster.alive(1):
+            return False
+        cluster.start(1)
+        cluster.wait(lambda: leaves(cluster, 1), f"its goodbye is heard, killed at step {step}", 60)
+        assert cluster.terminate(1) == 0
+        cluster.configure([0], departed=["1"])
+        cluster.wait(lambda: cluster.serving(0) and cluster.roles(0) == {0: "voter"}, "one voter", 60)
+        return True
+
+    assert enumerate_steps(tmp_path, run) > 2, "the steps of a goodbye were counted"
+
+
+def leaves(cluster: Cluster, n: int) -> bool:
+    """Ask controller n to leave; False if it could not, or is not there to be asked."""
+    try:
+        _, answer = cluster.request(n, "POST", "/leave", timeout_seconds=40)
+    except (confsocket.NoSocket, confsocket.SocketTimeout, OSError, ValueError):
+        return False
+    return bool(answer.get("left"))

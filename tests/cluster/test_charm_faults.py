@@ -1,0 +1,86 @@
+"""Units of the real charm under real faults: grown and shrunk with a fault at every step, and tormented by a seed."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import random
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from localjuju.client import Client
+
+from faultrun import client, nemesis, verdict
+from faultrun.clients import Clients
+from faultrun.onlocaljuju import JujuStage
+
+SEEDS = [int(seed) for seed in os.environ.get("HA_CONTROLLER_SEEDS", "4 5").split()]
+SECONDS = float(os.environ.get("HA_CONTROLLER_FAULT_SECONDS", "15"))
+WANTED = {"one": ("append=2", "count=1", "register=1"), "two": ("register=2", "late=3", "bank=2")}
+
+pytestmark = [
+    pytest.mark.skipif(os.geteuid() != 0, reason="namespaces need root"),
+    pytest.mark.timeout(900 + 2 * SECONDS),
+]
+
+
+@contextlib.contextmanager
+def stage(folder: Path, seed: int) -> Iterator[tuple[JujuStage, Clients]]:
+    """A run of localjuju with clients beside it; its logs stay in the folder."""
+    juju = Client(folder / "home")
+    juju.bootstrap(die_with=os.getpid(), keep_logs=folder / "logs")
+    try:
+        with Clients(folder / "history", seed, juju.inside) as clients:
+            yield JujuStage(juju, clients, folder / "history"), clients
+    finally:
+        juju.destroy()
+
+
+def judge(made: JujuStage, clients: Clients, again: str) -> None:
+    """Let everybody live, end the clients, read everything, and judge."""
+    healed = made.mend()
+    clients.finish()
+    clients.read_everything(made.addresses())
+    result = verdict.judge(clients.events(), client.ACCOUNTS * client.BALANCE)
+    print(f"whole again after {healed:.1f} s\n{result}")
+    assert not result.problems, f"{again}\n{result}"
+    for op in ("append", "count", "read", "write", "transfer", "balances"):
+        assert result.acknowledged(op) > 10, f"the run proves nothing about {op}: {result}; {again}"
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_units_under_random_faults_keep_every_promise(tmp_path: Path, seed: int):
+    again = f"HA_CONTROLLER_SEEDS={seed} python -m pytest tests/cluster/test_charm_faults.py; history in {tmp_path}"
+    with stage(tmp_path, seed) as (made, clients):
+        made.form(3)
+        clients.start(made.addresses(), WANTED)
+        nemesis.torment(made, seed, SECONDS)
+        judge(made, clients, again)
+
+
+@pytest.mark.slow
+def test_one_to_five_and_back_with_every_fault_at_every_step(tmp_path: Path):
+    """1 → 3 → 5 → 3 → 1, orderly; at each size a kill, a stop, a cut, a one-way cut and a power cut."""
+    dice = random.Random(0)
+    with stage(tmp_path, 0) as (made, clients):
+        made.form(1)
+        clients.start(made.addresses(), WANTED)
+        for count in (1, 3, 5, 3, 1):
+            while len(made.controllers()) < count:
+                made.add(dice, "")
+            while len(made.controllers()) > count:
+                # Whoever leads, as long as somebody does: the leaver that is felt most.
+                made.remove(dice, made.leader() or made.controllers()[0])
+            made.until_whole(count)
+            for name in ("kill", "pause", "cut", "one-way cut", "power cut"):
+                if name not in made.faults():
+                    continue
+                victim = made.leader() or made.controllers()[-1]
+                with made.faults()[name](dice, victim):
+                    made.tell("fault", name=name, victim=victim, size=count, at=time.monotonic())
+                    time.sleep(1.5)
+                took = made.until_whole(count)
+                made.tell("whole", name=name, size=count, seconds=took, at=time.monotonic())
+        judge(made, clients, f"python -m pytest tests/cluster/test_charm_faults.py -k five; history in {tmp_path}")
