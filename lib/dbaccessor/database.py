@@ -1,153 +1,71 @@
-"""Flow 1, hop 7: a namespace (one Dqlite database) -> transactions on the leader, with the rules of what may
-be retried.
+"""Flow 1, hop 7: a namespace (one Dqlite database) -> transactions and reads on the leader.
 
 A transaction begun on any controller runs on the leader; the caller never names it. What is known not to have
-happened is tried again until the deadline; what may have happened (Indefinite) is the caller's to look into
-and is never retried here.
+happened is tried again until the deadline (retry.py); what may have happened (Indefinite) is the caller's to look
+into and is never retried here. Without a leader or a quorum every call ends as NotReady at its deadline.
 
-The limit of `read` and of transactions that write nothing: they trust the node that believes it leads. A
-leader that was paused and deposed meanwhile answers from old data until it notices. Reads that must not be
-stale need to be confirmed by the other voters, which this module does not do yet. A transaction that did
-write is safe from this: its COMMIT fails on a deposed leader.
+Reads are linearizable: a value that is returned was true at some moment after the call began. Each is confirmed by
+the other voters (confirm.py). `consistency="leader"` leaves that out: cheaper by one round of questions, and a leader
+that was paused and deposed meanwhile answers with old data until it notices.
+
+Each Database has its own connections and queues, so one that is stuck blocks no other.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import random
 from collections.abc import AsyncIterator, Awaitable, Callable
-from typing import NoReturn, Protocol, TypeVar
+from typing import Literal, TypeVar
 
-from dbaccessor import errors, statements
-from dbaccessor.dqlite.connection import Connection, Result, Rows
+from dbaccessor import confirm, errors, pool, retry, statements
+from dbaccessor.confirm import Confirmer
+from dbaccessor.dqlite.connection import Connection, Rows
 from dbaccessor.dqlite.wire import Parameters
+from dbaccessor.pool import Connector
+from dbaccessor.transaction import Transaction, before_commit
+
+__all__ = ["Connector", "Consistency", "Database", "Transaction"]
+
+Consistency = Literal["linearizable", "leader"]
+
+# Dqlite lets one writer in at a time, so ours queue here instead of fighting there. Readers fight nobody; more
+# connections than this would only share the same leader's one thread.
+_WRITERS = 1
+_READERS = 8
 
 _T = TypeVar("_T")
 
-# Between two attempts: long enough not to add to an election's load, short beside any failover.
-_FIRST_PAUSE_SECONDS = 0.005
-_LONGEST_PAUSE_SECONDS = 0.05
-
-# Dqlite lets one writer in at a time, so ours queue here instead of fighting there. Beyond this many, the
-# database is not slow but stuck, and the next one is told so at once.
-MAX_WAITING = 256
-
-
-class Connector(Protocol):
-    """Finds the leader. The worker has the real one."""
-
-    async def to_leader(self, *, deadline: float) -> Connection:
-        """Return a fresh connection to the node that leads, before `deadline` (on the event loop's clock).
-
-        Raises NotReady with the reason why there is none. The caller owns the connection.
-        """
-        ...
-
-
-class Transaction:
-    """What the body of a transaction may do. Valid until the block that received it ends.
-
-    The first failure that a node answers ends it: SQLite may have rolled back on its own then, and a later
-    statement would run outside any transaction. A statement that was Refused before it was sent changes
-    nothing.
-    """
-
-    def __init__(self, connection: Connection, deadline: float) -> None:
-        self._connection = connection
-        self._deadline = deadline
-        self._failure: errors.DbAccessorError | None = None
-        self._over = False
-
-    async def execute(self, sql: str, params: Parameters = ()) -> Result:
-        """Run one statement that yields no rows."""
-        self._check(sql, params, statements.Kind.WRITE)
-        async with self._statement():
-            return await self._connection.execute(sql, params, deadline_seconds=self._left())
-
-    async def query(self, sql: str, params: Parameters = ()) -> Rows:
-        """Run one statement that only reads; it sees what this transaction wrote."""
-        self._check(sql, params, statements.Kind.READ)
-        async with self._statement():
-            return await self._connection.query(sql, params, deadline_seconds=self._left())
-
-    def _check(self, sql: str, params: Parameters, kind: statements.Kind) -> None:
-        if self._over:
-            raise errors.Refused("the transaction is over")
-        if self._failure is not None:
-            raise errors.Refused(f"the transaction has failed already: {self._failure}", code=self._failure.code)
-        statement = statements.check(sql, params)
-        if statement.kind is not kind:
-            self._refuse(statement)
-        if statement.verb == "VACUUM":
-            raise errors.Refused("VACUUM is not possible inside a transaction")
-
-    def _refuse(self, statement: statements.Statement) -> NoReturn:
-        if statement.kind is statements.Kind.CONTROL:
-            raise errors.Refused(f"{statement.verb} is the transaction's own: leave the block to end it")
-        other = "query" if statement.kind is statements.Kind.READ else "execute"
-        raise errors.Refused(f"{statement.verb} goes through {other}")
-
-    @contextlib.asynccontextmanager
-    async def _statement(self) -> AsyncIterator[None]:
-        try:
-            yield
-        except errors.Indefinite as error:
-            # Nothing that precedes COMMIT lasts: the node rolls back what a connection leaves open.
-            self._failure = _before_commit(error)
-            self._connection.close()
-            raise self._failure from error
-        except errors.DbAccessorError as error:
-            self._failure = error
-            raise
-
-    def _left(self) -> float:
-        return _left(self._deadline)
-
-    async def commit(self) -> None:
-        """End the transaction so that it lasts. Only Database calls this."""
-        self._over = True
-        if self._failure is not None:
-            raise errors.Refused(f"nothing was committed: {self._failure}", code=self._failure.code)
-        if self._left() <= 0:
-            raise errors.NotReady("the deadline passed before the transaction could be committed")
-        await self._connection.execute("COMMIT", deadline_seconds=self._left())
-
-    async def roll_back(self) -> None:
-        """End the transaction without a trace. Only Database calls this. The connection stays usable if it can."""
-        self._over = True
-        if not self._connection.usable:
-            return
-        try:
-            await self._connection.execute("ROLLBACK", deadline_seconds=min(1.0, max(0.05, self._left())))
-        except errors.DbAccessorError:
-            # Whatever is wrong, a closed connection is rolled back by the node itself.
-            self._connection.close()
-
 
 class Database:
-    """One namespace. Its transactions run one after another; `read` beside them."""
+    """One namespace. Its writing transactions run one after another, its reads beside them.
 
-    def __init__(self, connector: Connector, name: str) -> None:
-        self._connector = connector
-        self._name = name
-        self._idle: Connection | None = None
-        self._turn = asyncio.Lock()
-        self._waiting = 0
-        self._closed = False
+    Databases of one process share a `confirmer`; without one, this has its own.
+    """
+
+    def __init__(self, connector: Connector, name: str, confirmer: Confirmer | None = None) -> None:
+        self.name = name
+        self._confirmer = Confirmer(connector) if confirmer is None else confirmer
+        self._owns_confirmer = confirmer is None
+        self._writers = pool.Pool(connector, name, _WRITERS, "transactions")
+        self._readers = pool.Pool(connector, name, _READERS, "reads")
 
     @contextlib.asynccontextmanager
-    async def transaction(self, *, deadline_seconds: float = 10) -> AsyncIterator[Transaction]:
+    async def transaction(self, *, read_only: bool = False, deadline_seconds: float = 10) -> AsyncIterator[Transaction]:
         """Run the block as one transaction on the leader: committed when it ends, rolled back when it raises.
 
-        Beginning is tried again until the deadline. Raises NotReady or NotLeader when nothing was done,
-        Indefinite when the COMMIT's answer did not come or said that leadership was lost, Refused when a
-        statement failed.
+        Beginning is tried again until the deadline. Raises NotReady or NotLeader when nothing was done, or when what
+        was read could not be confirmed; Indefinite when the COMMIT's answer did not come or said that leadership was
+        lost; Refused when a statement failed.
+
+        Values that the block read may be used outside of it only when it has ended without an error. With
+        `read_only` they are all of one moment, and no writer waits for them.
         """
         deadline = asyncio.get_running_loop().time() + deadline_seconds
-        async with self._turn_until(deadline):
-            connection = await self._begin(deadline)
-            transaction = Transaction(connection, deadline)
+        connections = self._readers if read_only else self._writers
+        async with connections.turn(deadline):
+            connection = await self._begin(connections, "BEGIN" if read_only else "BEGIN IMMEDIATE", deadline)
+            transaction = Transaction(connection, self._confirmer, deadline, read_only=read_only)
             try:
                 yield transaction
                 try:
@@ -159,122 +77,115 @@ class Database:
             except asyncio.CancelledError:
                 connection.close()  # Waiting for an orderly ROLLBACK is not for somebody who is to stop.
                 raise
-            except BaseException:
-                await transaction.roll_back()
+            except BaseException as error:
+                await _end_failed(transaction, error)
                 raise
             finally:
-                self._give_back(connection)
+                connections.give_back(connection)
 
-    async def run(self, fn: Callable[[Transaction], Awaitable[_T]], *, deadline_seconds: float = 10) -> _T:
-        """Run `fn` in a transaction and return what it returned; begin again as a whole while provably
-        nothing was done.
+    async def run(
+        self, fn: Callable[[Transaction], Awaitable[_T]], *, read_only: bool = False, deadline_seconds: float = 10
+    ) -> _T:
+        """Run `fn` in a transaction and return what it returned, once committed and confirmed; begin again as a whole
+        while provably nothing was done.
 
         So `fn` may be called several times and must have no effect but through its transaction. Indefinite is
         never retried: it is raised at once.
         """
+        deadline = asyncio.get_running_loop().time() + deadline_seconds
 
-        async def attempt(left_seconds: float) -> _T:
-            async with self.transaction(deadline_seconds=left_seconds) as transaction:
+        async def attempt() -> _T:
+            async with self.transaction(read_only=read_only, deadline_seconds=retry.left(deadline)) as transaction:
                 return await fn(transaction)
 
-        return await self._until_done(attempt, deadline_seconds)
+        return await retry.until_done(attempt, deadline, self._is_closed)
 
-    async def read(self, sql: str, params: Parameters = (), *, deadline_seconds: float = 10) -> Rows:
-        """Ask the leader one question outside any transaction. May be stale, see the module's limit."""
+    async def read(
+        self,
+        sql: str,
+        params: Parameters = (),
+        *,
+        consistency: Consistency = "linearizable",
+        deadline_seconds: float = 10,
+    ) -> Rows:
+        """Ask the leader one question outside any transaction; tried again until the deadline.
 
-        async def attempt(left_seconds: float) -> Rows:
-            deadline = asyncio.get_running_loop().time() + left_seconds
-            connection = await self._take(deadline)
-            try:
-                return await connection.query(sql, params, deadline_seconds=_left(deadline))
-            except (asyncio.CancelledError, errors.NotReady, errors.NotLeader):
-                connection.close()
-                raise
-            finally:
-                self._give_back(connection)
+        With consistency "leader" the answer may be old, see the module's first words.
+        """
+        deadline = asyncio.get_running_loop().time() + deadline_seconds
+
+        async def attempt() -> Rows:
+            async with self._readers.turn(deadline):
+                connection = await self._readers.take(deadline)
+                try:
+                    if consistency == "leader":
+                        return await connection.query(sql, params, deadline_seconds=retry.left(deadline))
+                    return await self._read_confirmed(connection, sql, params, deadline)
+                except (asyncio.CancelledError, errors.NotReady, errors.NotLeader):
+                    connection.close()
+                    raise
+                finally:
+                    self._readers.give_back(connection)
 
         statements.check(sql, params)
-        return await self._until_done(attempt, deadline_seconds)
+        return await retry.until_done(attempt, deadline, self._is_closed)
+
+    async def _read_confirmed(self, connection: Connection, sql: str, params: Parameters, deadline: float) -> Rows:
+        refused: errors.Refused | None = None
+        rows = None
+        try:
+            rows, members = await connection.query_and_members(sql, params, deadline_seconds=retry.left(deadline))
+        except errors.Refused as error:
+            # "No such table" is an answer as well, and may be as old as any.
+            if not error.code or not connection.usable:
+                raise
+            refused = error
+            members = await connection.cluster(deadline_seconds=retry.left(deadline))
+        await self._confirmer.confirm(connection, members, deadline=deadline)
+        await confirm.still_leads(connection, deadline=deadline)
+        if refused is not None:
+            raise refused
+        assert rows is not None
+        return rows
 
     def close(self) -> None:
-        """Drop the idle connection. Transactions that are under way end by themselves."""
-        self._closed = True
-        if self._idle is not None:
-            self._idle.close()
-            self._idle = None
+        """Drop the idle connections. Transactions that are under way end by themselves."""
+        self._writers.close()
+        self._readers.close()
+        if self._owns_confirmer:
+            self._confirmer.close()
 
-    async def _until_done(self, attempt: Callable[[float], Awaitable[_T]], deadline_seconds: float) -> _T:
-        deadline = asyncio.get_running_loop().time() + deadline_seconds
-        pause = _FIRST_PAUSE_SECONDS
-        while True:
+    def _is_closed(self) -> bool:
+        return self._writers.closed
+
+    async def _begin(self, connections: pool.Pool, begin: str, deadline: float) -> Connection:
+        """Return a connection with a transaction open on it; a writing one, so that none fails half way as busy."""
+
+        async def attempt() -> Connection:
+            connection = await connections.take(deadline)
             try:
-                return await attempt(_left(deadline))
-            except (errors.NotReady, errors.NotLeader):
-                wait = pause * random.uniform(0.5, 1.5)
-                if self._closed or _left(deadline) <= wait:
-                    raise
-            await asyncio.sleep(wait)
-            pause = min(2 * pause, _LONGEST_PAUSE_SECONDS)
-
-    @contextlib.asynccontextmanager
-    async def _turn_until(self, deadline: float) -> AsyncIterator[None]:
-        if self._waiting >= MAX_WAITING:
-            raise errors.Refused(f"{self._waiting} transactions wait for {self._name} already")
-        self._waiting += 1
-        try:
-            async with asyncio.timeout_at(deadline):
-                await self._turn.acquire()
-        except TimeoutError as error:
-            raise errors.NotReady(f"other transactions on {self._name} did not end in time") from error
-        finally:
-            self._waiting -= 1
-        try:
-            yield
-        finally:
-            self._turn.release()
-
-    async def _begin(self, deadline: float) -> Connection:
-        """Return a connection with a transaction open on it that may write, so that none fails half way as busy."""
-
-        async def attempt(left_seconds: float) -> Connection:
-            connection = await self._take(deadline)
-            try:
-                await connection.execute("BEGIN IMMEDIATE", deadline_seconds=_left(deadline))
+                await connection.execute(begin, deadline_seconds=retry.left(deadline))
             except errors.Indefinite as error:
                 connection.close()
-                raise _before_commit(error) from error
+                raise before_commit(error) from error
             except BaseException:
                 connection.close()
                 raise
             return connection
 
-        return await self._until_done(attempt, _left(deadline))
-
-    async def _take(self, deadline: float) -> Connection:
-        connection, self._idle = self._idle, None
-        if connection is not None and connection.usable:
-            return connection
-        if self._closed:
-            raise errors.NotReady(f"{self._name} is closed")
-        connection = await self._connector.to_leader(deadline=deadline)
-        try:
-            await connection.open_database(self._name, deadline_seconds=_left(deadline))
-        except BaseException:
-            connection.close()
-            raise
-        return connection
-
-    def _give_back(self, connection: Connection) -> None:
-        """Keep one usable connection for the next caller. What saw anything but a plain error has closed itself."""
-        if connection.usable and self._idle is None and not self._closed:
-            self._idle = connection
-        else:
-            connection.close()
+        return await retry.until_done(attempt, deadline, self._is_closed)
 
 
-def _left(deadline: float) -> float:
-    return max(0.0, deadline - asyncio.get_running_loop().time())
-
-
-def _before_commit(error: errors.Indefinite) -> errors.NotReady:
-    return errors.NotReady(f"nothing was committed: {error}", code=error.code, address=error.address)
+async def _end_failed(transaction: Transaction, error: BaseException) -> None:
+    """Roll back. Raises NotReady instead of an error that may rest on old data."""
+    try:
+        if isinstance(error, Exception) and not isinstance(
+            error, (errors.NotReady, errors.NotLeader, errors.Indefinite)
+        ):
+            await transaction.vouch()
+    except (errors.NotReady, errors.NotLeader) as unconfirmed:
+        raise errors.NotReady(
+            f"nothing was committed; what the transaction read is not confirmed: {unconfirmed}", code=unconfirmed.code
+        ) from error
+    finally:
+        await transaction.roll_back()

@@ -55,16 +55,24 @@ class MemberConnector:
     async def to_leader(self, *, deadline: float) -> Connection:
         """Return a new connection to the leader. Raises NotReady at `deadline` (the loop's clock), with the reason."""
         reason = "not tried yet"
-        while (left := deadline - asyncio.get_running_loop().time()) > 0:
+        while deadline > asyncio.get_running_loop().time():
             name, reason = await self._leader_name()
             if name:
                 try:
-                    reader, writer = await self._dialer.open_client(name)
-                    return await Connection.open(reader, writer, deadline_seconds=min(left, 1.0))
+                    return await self.to_member(name, deadline=deadline)
                 except (OSError, errors.DbAccessorError) as error:
                     reason = str(error)
             await asyncio.sleep(_PAUSE_SECONDS)
         raise errors.NotReady(f"no leader could be reached: {reason}")
+
+    @property
+    def identity(self) -> object:
+        """Who this controller is to the others: a connection made under another epoch proves nothing."""
+        return self._dialer.caller
+
+    async def to_member(self, name: str, *, deadline: float) -> Connection:
+        """Return a new connection to the node of this raft name. Raises DialError, NotReady."""
+        return await _open(self._dialer, name, deadline)
 
     async def _leader_name(self) -> tuple[str, str]:
         local = self._local()
@@ -98,7 +106,7 @@ class OutsideConnector:
     async def to_leader(self, *, deadline: float) -> Connection:
         """As MemberConnector.to_leader."""
         reason = "not tried yet"
-        while (left := deadline - asyncio.get_running_loop().time()) > 0:
+        while deadline > asyncio.get_running_loop().time():
             addresses = dict(self._addresses())
             self._dialer.book = AddressBook(port=self._dialer.book.port, current=addresses)
             answer, reason = await find_leader(self._dialer, addresses, self._agrees)
@@ -106,14 +114,35 @@ class OutsideConnector:
                 self._uuid, self._epoch_number = answer.cluster_uuid, answer.epoch.number
                 self._dialer.caller = Caller(cluster_uuid=answer.cluster_uuid, epoch=answer.epoch)
                 try:
-                    reader, writer = await self._dialer.open_client(answer.name)
-                    return await Connection.open(reader, writer, deadline_seconds=min(left, 1.0))
+                    return await self.to_member(answer.name, deadline=deadline)
                 except (OSError, errors.DbAccessorError) as error:
                     reason = str(error)
             await asyncio.sleep(_PAUSE_SECONDS)
         raise errors.NotReady(f"no leader could be reached: {reason}")
 
+    @property
+    def identity(self) -> object:
+        """As MemberConnector.identity."""
+        return self._dialer.caller
+
+    async def to_member(self, name: str, *, deadline: float) -> Connection:
+        """As MemberConnector.to_member."""
+        return await _open(self._dialer, name, deadline)
+
     def _agrees(self, answer: Answer) -> bool:
         if self._uuid is not None and answer.cluster_uuid != self._uuid:
             return False
         return answer.epoch is not None and answer.epoch.number >= self._epoch_number
+
+
+async def _open(dialer: Dialer, name: str, deadline: float) -> Connection:
+    dialled_as = dialer.caller
+    left = deadline - asyncio.get_running_loop().time()
+    try:
+        async with asyncio.timeout(left):
+            reader, writer = await dialer.open_client(name)
+    except TimeoutError as error:
+        raise errors.NotReady(f"{name} could not be reached in time") from error
+    return await Connection.open(
+        reader, writer, deadline_seconds=max(0.0, min(left, 1.0)), name=name, dialled_as=dialled_as
+    )

@@ -15,10 +15,11 @@ from __future__ import annotations
 
 import enum
 import functools
+import itertools
 import math
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 from dbaccessor import errors
@@ -43,6 +44,11 @@ class Statement:
     verb: str
     kind: Kind
     parameters: int
+    changes: bool = field(default=False, compare=False)
+    """Whether a page of the database surely differs once this has reported a row affected.
+
+    Not so for UPDATE, REPLACE and upserts: SQLite leaves a page alone when a row gets the values that it has.
+    """
 
 
 _CONTROL = frozenset({"BEGIN", "COMMIT", "END", "ROLLBACK", "SAVEPOINT", "RELEASE"})
@@ -146,10 +152,12 @@ def _read(sql: str) -> Statement:
         _check_pragma(words, alone=len(words) == len(tokens))
     if verb in ("CREATE", "ALTER"):
         _check_columns(tokens)
+    if verb == "CREATE":
+        _check_place(tokens)
     parameters = sum(token.kind == "mark" for token in tokens)
     if parameters > MAX_PARAMETERS:
         raise errors.Refused(f"{parameters} parameters are more than the {MAX_PARAMETERS} that are possible")
-    return Statement(verb, _kind(verb), parameters)
+    return Statement(verb, _kind(verb), parameters, _changes(verb, tokens))
 
 
 def _split(sql: str) -> list[_Token]:
@@ -199,6 +207,24 @@ def _kind(verb: str) -> Kind:
     if verb in _CONTROL:
         return Kind.CONTROL
     raise errors.Refused(f"{verb} is not a statement that can be sent")
+
+
+def _changes(verb: str, tokens: Sequence[_Token]) -> bool:
+    if verb == "DELETE":
+        return True
+    if verb != "INSERT" or any(t.kind == "word" and t.text in ("REPLACE", "CONFLICT") for t in tokens):
+        return False
+    # INSERT INTO x(x) may be a command to a full-text table, which counts a row and need not change any.
+    names = [t.text.upper() for t in tokens]
+    into = names.index("INTO") if "INTO" in names else 0
+    return len(names) > into + 3 and not (names[into + 2] == "(" and names[into + 1] == names[into + 3])
+
+
+def _check_place(tokens: Sequence[_Token]) -> None:
+    """Refuse temporary tables: they belong to one connection, which is shared, and vanish with the leader."""
+    names = [t.text.upper() for t in tokens]
+    if names[1] in ("TEMP", "TEMPORARY") or any(a == "TEMP" and b == "." for a, b in itertools.pairwise(names)):
+        raise errors.Refused("temporary tables are not possible: connections are shared, and change with the leader")
 
 
 def _check_pragma(words: Sequence[_Token], *, alone: bool) -> None:

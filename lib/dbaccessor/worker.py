@@ -20,6 +20,7 @@ from dbaccessor import decide as policy
 from dbaccessor import errors, goodbye, rebuild, reconfigure, registry, report, timing
 from dbaccessor.charmnews import CharmNews
 from dbaccessor.conf import FILE_NAME, ConfReader
+from dbaccessor.confirm import Confirmer
 from dbaccessor.database import Database
 from dbaccessor.dqlite import nodedir
 from dbaccessor.dqlite.connection import Role
@@ -60,6 +61,8 @@ class Worker:
         self._own = OwnNode(self._store.data_dir, self._dialer.raft_connect)
         self._peers = PeerWatch(self._dialer, first, self._presence.targets, self._wake.set)
         self._connector = MemberConnector(self._dialer, lambda: self._own.local)
+        self._confirmer = Confirmer(self._connector)
+        self._databases: dict[str, Database] = {}
         controller_database = self.database(registry.DATABASE)
         self._registrar = Registrar(self._store, controller_database)
         self._membership = Membership(controller_database, first, self._leading)
@@ -85,8 +88,10 @@ class Worker:
     # What others may call
 
     def database(self, name: str) -> Database:
-        """Return a handle to the database `name`, whose transactions run on the leader."""
-        return Database(self._connector, name)
+        """Return the handle to the database `name`, whose transactions run on the leader; the same one each time."""
+        if name not in self._databases:
+            self._databases[name] = Database(self._connector, name, self._confirmer)
+        return self._databases[name]
 
     def nudge(self) -> None:
         """Look at the configuration file now. Callable from any thread."""
@@ -116,6 +121,9 @@ class Worker:
                 group.create_task(self._keep_registry())
                 await self._keep_deciding()
         finally:
+            for database in self._databases.values():
+                database.close()
+            self._confirmer.close()
             self._dialer.stop()
             await self._own.stop()
             await self._proxy.stop()

@@ -127,9 +127,17 @@ class Cluster:
             index = await self.leader()
             if index is not None:
                 with contextlib.suppress(OSError):
-                    return await Connection.open(*await self.streams(index), deadline_seconds=5)
+                    return await self.to_member(self.name(index), deadline=deadline)
             await asyncio.sleep(0.005)
         raise errors.NotReady("no node of the test's cluster leads")
+
+    @property
+    def identity(self) -> object:
+        return None
+
+    async def to_member(self, name: str, *, deadline: float) -> Connection:
+        streams = await self.streams(self.index_of(name))
+        return await Connection.open(*streams, deadline_seconds=5, name=name)
 
 
 class InProcess(Cluster):

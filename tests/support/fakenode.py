@@ -61,17 +61,33 @@ DATABASE = message(4, words(0))
 EMPTY = message(8, words(0))
 
 
+def members(*named: tuple[int, str, int]) -> bytes:
+    """Members as (id, name, role), role 0 being a voter."""
+    return message(3, words(len(named)) + b"".join(words(i) + text(name) + words(role) for i, name, role in named))
+
+
+def leader(dqlite_id: int = 7, name: str = "controller-0-7") -> bytes:
+    return message(1, words(dqlite_id) + text(name))
+
+
 def obliging(asked: Asked) -> object:
-    """Answer everything as a healthy leader would that has nothing to tell."""
-    return {3: DATABASE, 8: result(), 9: rows(1), 0: message(1, words(7) + text("controller-0-7"))}.get(
+    """Answer everything as a healthy leader would that is the only voter and has nothing to tell."""
+    return {3: DATABASE, 8: result(), 9: rows(1), 0: leader(), 16: members((7, "controller-0-7", 0))}.get(
         asked.type, EMPTY
     )
 
 
 class FakeNode:
-    """`asked` is all it was asked, on any connection. `script` may be replaced at any time."""
+    """`asked` is all it was asked, on any connection. `script` may be replaced at any time.
+
+    As the connector that Database wants, it is the leader; `others` are the fake nodes of other members by name.
+    """
+
+    name = "controller-0-7"
 
     def __init__(self, script: Script = obliging) -> None:
+        self.identity: object = "epoch 1"
+        self.others: dict[str, FakeNode] = {}
         self.script = script
         self.asked: list[Asked] = []
         self.connections: list[Connection] = []
@@ -88,7 +104,11 @@ class FakeNode:
         task = asyncio.create_task(self._serve(far))
         self._serving.add(task)
         reader, writer = await asyncio.open_unix_connection(sock=near)
-        self.connections.append(await Connection.open(reader, writer, deadline_seconds=deadline_seconds))
+        self.connections.append(
+            await Connection.open(
+                reader, writer, deadline_seconds=deadline_seconds, name=self.name, dialled_as=self.identity
+            )
+        )
         return self.connections[-1]
 
     async def to_leader(self, *, deadline: float) -> Connection:
@@ -96,6 +116,11 @@ class FakeNode:
         if asyncio.get_running_loop().time() >= deadline:
             raise errors.NotReady("too late for the fake node")
         return await self.connect()
+
+    async def to_member(self, name: str, *, deadline: float) -> Connection:
+        if name not in self.others:
+            raise errors.NotReady(f"no fake node is {name}")
+        return await self.others[name].connect()
 
     async def close(self) -> None:
         for connection in self.connections:

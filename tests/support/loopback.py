@@ -103,6 +103,13 @@ class Cluster:
     def signal(self, n: int, number: int) -> None:
         self._processes[n].send_signal(number)
 
+    def freeze(self, n: int) -> None:
+        """SIGSTOP, and wait until every thread has stopped."""
+        self.signal(n, signal.SIGSTOP)
+        tasks = Path(f"/proc/{self._processes[n].pid}/task")
+        while any((t / "stat").read_text().rsplit(")", 1)[1].split()[0] != "T" for t in tasks.iterdir()):
+            time.sleep(0.001)
+
     def terminate(self, n: int) -> int:
         """SIGTERM; return the exit status."""
         self._processes[n].terminate()

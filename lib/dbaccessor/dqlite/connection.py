@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from types import TracebackType
 from typing import TypeVar
@@ -29,6 +30,11 @@ _ROWS_YIELDED = "rows yielded"
 # "" and ":memory:" are SQLite's names for databases that are no files; opening one kills the node.
 _DATABASE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 
+_MEMBERS = wire.Request(RequestType.CLUSTER, (1,))
+
+# An answer usually takes a millisecond. After this long it is worth asking whether that node leads still.
+SLOW_SECONDS = 1.0
+
 _R = TypeVar("_R", bound=wire.Response)
 
 
@@ -45,9 +51,24 @@ class Rows:
 
 
 class Connection:
-    """Made by `open`. `usable` turns False once and for all; `close` may be called at any time, and again."""
+    """Made by `open`. `usable` turns False once and for all; `close` may be called at any time, and again.
 
-    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, *, deadline_seconds: float) -> None:
+    `name` is the raft name of the node at the other end, "" where whoever dialled did not say; `dialled_as` is who
+    the dialler was then (its cluster and epoch), opaque here. `on_slow` is called when an answer takes SLOW_SECONDS.
+    """
+
+    def __init__(
+        self,
+        reader: asyncio.StreamReader,
+        writer: asyncio.StreamWriter,
+        *,
+        deadline_seconds: float,
+        name: str = "",
+        dialled_as: object = None,
+    ) -> None:
+        self.name = name
+        self.dialled_as = dialled_as
+        self.on_slow: Callable[[Connection], None] | None = None
         self._reader = reader
         self._writer = writer
         self._deadline_seconds = deadline_seconds
@@ -59,10 +80,16 @@ class Connection:
 
     @classmethod
     async def open(
-        cls, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, *, deadline_seconds: float
+        cls,
+        reader: asyncio.StreamReader,
+        writer: asyncio.StreamWriter,
+        *,
+        deadline_seconds: float,
+        name: str = "",
+        dialled_as: object = None,
     ) -> Connection:
         """Greet the node. `deadline_seconds` is what each request gets unless it says otherwise."""
-        connection = cls(reader, writer, deadline_seconds=deadline_seconds)
+        connection = cls(reader, writer, deadline_seconds=deadline_seconds, name=name, dialled_as=dialled_as)
         # The greeting is not answered: whether there is a node behind the streams shows with the first request.
         writer.write(wire.HELLO)
         return connection
@@ -70,6 +97,11 @@ class Connection:
     @property
     def usable(self) -> bool:
         return not self._closed
+
+    @property
+    def waiting(self) -> bool:
+        """Whether an answer is awaited."""
+        return self._lock.locked() and not self._closed
 
     def close(self) -> None:
         """End the conversation; it returns at once. The node rolls an open transaction back."""
@@ -134,30 +166,46 @@ class Connection:
 
     async def query(self, sql: str, params: Parameters = (), *, deadline_seconds: float | None = None) -> Rows:
         """Run one statement that only reads. Rows are returned when all have come, and confirmed to be all."""
-        statement = statements.check(sql, params)
-        if statement.kind is not statements.Kind.READ:
-            raise errors.Refused(f"{statement.verb} yields no rows: it goes through execute, not query")
-        request = wire.Request(RequestType.QUERY_SQL, (0, sql), params)
+        request = _query_request(sql, params)
         async with self._conversation(False, deadline_seconds):
             self._send(request)
-            self._querying = True
-            rows: list[tuple[Value, ...]] = []
-            while True:
-                answer = await self._receive()
-                self._querying = isinstance(answer, wire.RowsPart) and not answer.done
-                part = self._expect(answer, wire.RowsPart, changes=False)
-                rows += part.rows
-                if part.done:
-                    return Rows(part.columns, tuple(rows))
-                if not part.rows:
-                    # A node that cannot fit the names of the columns into a page sends them again and again,
-                    # for ever: here waiting for the end would not end.
-                    self._querying = False
-                    self.close()
-                    raise errors.Refused("the names of the columns are too long: together they must fit 4 KiB")
-                if self._received > MAX_RESULT_BYTES:
-                    self.close()
-                    raise errors.Refused(f"the result is larger than {MAX_RESULT_BYTES} bytes; ask for less at a time")
+            return await self._rows()
+
+    async def query_and_members(
+        self, sql: str, params: Parameters = (), *, deadline_seconds: float | None = None
+    ) -> tuple[Rows, tuple[Member, ...]]:
+        """As `query`, and the members as `cluster` tells them *after* the rows were read, in one round trip."""
+        request = _query_request(sql, params)
+        async with self._conversation(False, deadline_seconds):
+            # The node reads the second request when it has answered the first.
+            self._send(request, _MEMBERS)
+            try:
+                rows = await self._rows()
+            except errors.DbAccessorError:
+                if self.usable:
+                    await self._receive()
+                raise
+            return rows, self._expect(await self._receive(), wire.Members, changes=False).members
+
+    async def _rows(self) -> Rows:
+        self._querying = True
+        rows: list[tuple[Value, ...]] = []
+        while True:
+            answer = await self._receive()
+            self._querying = isinstance(answer, wire.RowsPart) and not answer.done
+            part = self._expect(answer, wire.RowsPart, changes=False)
+            rows += part.rows
+            if part.done:
+                return Rows(part.columns, tuple(rows))
+            if not part.rows:
+                # A node that cannot fit the names of the columns into a page sends them again and again,
+                # for ever: here waiting for the end would not end.
+                self._querying = False
+                self.close()
+                raise errors.Refused("the names of the columns are too long: together they must fit 4 KiB")
+            if self._received > MAX_RESULT_BYTES:
+                self.close()
+                raise errors.Refused(f"the result is larger than {MAX_RESULT_BYTES} bytes; ask for less at a time")
 
     async def _ask(
         self,
@@ -178,9 +226,9 @@ class Connection:
         seconds = self._deadline_seconds if deadline_seconds is None else deadline_seconds
         return _Conversation(self, self._lock, changes, seconds)
 
-    def _send(self, request: wire.Request) -> None:
+    def _send(self, *requests: wire.Request) -> None:
         try:
-            data = wire.encode(request)
+            data = b"".join(wire.encode(request) for request in requests)
         except wire.ProtocolError as error:
             raise errors.Refused(str(error)) from error
         self._received = 0
@@ -206,6 +254,13 @@ class Connection:
         raise error
 
 
+def _query_request(sql: str, params: Parameters) -> wire.Request:
+    statement = statements.check(sql, params)
+    if statement.kind is not statements.Kind.READ:
+        raise errors.Refused(f"{statement.verb} yields no rows: it goes through execute, not query")
+    return wire.Request(RequestType.QUERY_SQL, (0, sql), params)
+
+
 class _Conversation:
     """The time from a request to its whole answer: alone on the connection, within a deadline.
 
@@ -218,6 +273,7 @@ class _Conversation:
         self._changes = changes
         self._seconds = seconds
         self._timeout = asyncio.timeout(seconds)
+        self._slow: asyncio.TimerHandle | None = None
 
     async def __aenter__(self) -> None:
         # Waiting for the turn counts as well. Nothing has been sent then, so the connection stays as it is.
@@ -234,11 +290,16 @@ class _Conversation:
             self._lock.release()
             await self._timeout.__aexit__(None, None, None)
             raise errors.NotReady("the connection is closed")
+        if self._connection.on_slow is not None:
+            loop = asyncio.get_running_loop()
+            self._slow = loop.call_later(SLOW_SECONDS, self._connection.on_slow, self._connection)
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._lock.release()
+        if self._slow is not None:
+            self._slow.cancel()
         late = False
         try:
             await self._timeout.__aexit__(kind, error, trace)

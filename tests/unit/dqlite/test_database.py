@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Awaitable, Callable
 
 import pytest
 
 import fakenode
-from dbaccessor import database as database_module
-from dbaccessor import errors
+from dbaccessor import errors, pool
 from dbaccessor.database import Database, Transaction
+from dbaccessor.dqlite import connection as connection_module
 from dbaccessor.dqlite.connection import Connection, Rows
-from fakenode import END, SILENCE, Asked, FakeNode, failure, rows
+from fakenode import END, SILENCE, Asked, FakeNode, failure, members, rows
 
 Play = Callable[[FakeNode, Database], Awaitable[None]]
 INSERT = "INSERT INTO t VALUES(1)"
@@ -65,7 +66,7 @@ def test_a_block_that_raises_is_rolled_back_and_the_connection_is_kept():
     async def play(node: FakeNode, database: Database) -> None:
         with pytest.raises(ZeroDivisionError):
             await database.run(fail)
-        assert node.statements == ["BEGIN IMMEDIATE", INSERT, "ROLLBACK"]
+        assert node.statements == ["BEGIN IMMEDIATE", INSERT, "SELECT 1", "ROLLBACK"]
         assert node.connections[0].usable
 
     hold(play)
@@ -133,7 +134,7 @@ def test_a_refused_statement_is_raised_at_once():
         node.script = answering(INSERT=failure(19, "constraint failed"))
         with pytest.raises(errors.Refused, match="constraint"):
             await database.run(insert)
-        assert node.statements == ["BEGIN IMMEDIATE", INSERT, "ROLLBACK"]
+        assert node.statements == ["BEGIN IMMEDIATE", INSERT, "SELECT 1", "ROLLBACK"]
         assert node.connections[0].usable
 
     hold(play)
@@ -153,16 +154,20 @@ def test_a_swallowed_failure_is_not_committed():
     hold(play)
 
 
-def test_a_swallowed_doubt_inside_the_block_is_not_committed_either():
+def test_a_swallowed_doubt_inside_the_block_is_not_committed_but_run_again():
+    attempts = 0
+
     async def swallow(transaction: Transaction) -> None:
-        with pytest.raises(errors.NotReady):
+        nonlocal attempts
+        attempts += 1
+        with contextlib.suppress(errors.NotReady):
             await transaction.execute(INSERT)
 
     async def play(node: FakeNode, database: Database) -> None:
         node.script = answering(INSERT=failure(10506))
-        with pytest.raises(errors.Refused, match="nothing was committed"):
-            await database.run(swallow)
-        assert "COMMIT" not in node.statements
+        await database.run(swallow)
+        assert attempts == 2
+        assert node.statements == ["BEGIN IMMEDIATE", INSERT, "BEGIN IMMEDIATE", INSERT, "COMMIT"]
 
     hold(play)
 
@@ -186,7 +191,7 @@ def test_retries_end_at_the_deadline_with_the_last_reason():
     async def play(node: FakeNode, database: Database) -> None:
         node.script = answering(BEGIN=[failure(5, "database is locked")] * 1000)
         started = asyncio.get_running_loop().time()
-        with pytest.raises(errors.NotReady, match="database is locked"):
+        with pytest.raises(errors.NotReady, match="database is locked|too late|no answer"):
             await database.run(insert, deadline_seconds=0.2)
         assert asyncio.get_running_loop().time() - started < 1
         # With pauses of 5 to 50 ms, and no fewer attempts than the longest pause allows.
@@ -196,7 +201,7 @@ def test_retries_end_at_the_deadline_with_the_last_reason():
 
 
 def test_transactions_of_one_database_queue_and_the_queue_has_an_end(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(database_module, "MAX_WAITING", 2)
+    monkeypatch.setattr(pool, "MAX_WAITING", 2)
 
     async def play(node: FakeNode, database: Database) -> None:
         release = asyncio.Event()
@@ -247,12 +252,13 @@ def test_a_cancelled_block_closes_its_connection_and_frees_the_turn():
     hold(play)
 
 
-def test_a_read_uses_the_kept_connection_and_is_tried_again_on_another():
+def test_a_read_is_confirmed_on_its_connection_which_is_kept_and_is_tried_again_on_another():
     async def play(node: FakeNode, database: Database) -> None:
         await database.run(insert)
         node.script = answering(SELECT=[failure(10250), END, failure(5)])
         assert await database.read("SELECT n FROM t") == Rows(("n",), ((1,),))
-        assert [connection.usable for connection in node.connections] == [False, False, False, True]
+        # The writer's connection is not the readers'.
+        assert [connection.usable for connection in node.connections] == [True, False, False, False, True]
 
     hold(play)
 
@@ -278,8 +284,7 @@ def test_reads_beside_a_transaction_have_a_connection_of_their_own():
             await database.read("SELECT n FROM t")
             await database.read("SELECT n FROM t")
         assert len(node.connections) == 2
-        # One is kept, the other was closed.
-        assert sorted(connection.usable for connection in node.connections) == [False, True]
+        assert all(connection.usable for connection in node.connections)
 
     hold(play)
 
@@ -315,5 +320,78 @@ def test_the_row_values_are_those_of_the_node():
         node.script = answering(SELECT=rows(1, 2, done=False) + rows(3))
         async with database.transaction() as transaction:
             assert (await transaction.query("SELECT n FROM t")).rows == ((1,), (2,), (3,))
+
+    hold(play)
+
+
+class Deposed(FakeNode):
+    """Finds this node as the leader at first, and the successor from then on."""
+
+    def __init__(self, successor: FakeNode) -> None:
+        super().__init__()
+        self.successor: FakeNode | None = None
+        self._next = successor
+
+    async def to_leader(self, *, deadline: float) -> Connection:
+        if self.successor is not None:
+            return await self.successor.connect()
+        self.successor = self._next
+        return await super().to_leader(deadline=deadline)
+
+
+def play_with_a_frozen_leader(silent_at: str, play: Callable[[FakeNode, Database], Awaitable[None]]) -> None:
+    async def run() -> None:
+        async with FakeNode() as successor:
+            successor.name = "controller-1-8"
+            told = members((8, successor.name, 0))
+            successor.script = lambda asked: told if asked.type == 16 else fakenode.obliging(asked)
+            async with Deposed(successor) as frozen:
+                frozen.script = lambda asked: SILENCE if asked.text == silent_at else fakenode.obliging(asked)
+                database = Database(frozen, "data")
+                await play(successor, database)
+                database.close()
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize("silent_at", ["BEGIN IMMEDIATE", INSERT])
+def test_a_leader_that_falls_silent_is_left_for_its_successor_long_before_the_deadline(
+    silent_at: str, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(connection_module, "SLOW_SECONDS", 0.05)
+
+    async def play(successor: FakeNode, database: Database) -> None:
+        async with asyncio.timeout(20):
+            await database.run(insert, deadline_seconds=60)
+        assert successor.statements == ["BEGIN IMMEDIATE", INSERT, "COMMIT"]
+
+    play_with_a_frozen_leader(silent_at, play)
+
+
+def test_a_commit_that_a_frozen_leader_does_not_answer_is_indefinite_once_another_leads(
+    monkeypatch: pytest.MonkeyPatch,
+):
+    monkeypatch.setattr(connection_module, "SLOW_SECONDS", 0.05)
+
+    async def play(successor: FakeNode, database: Database) -> None:
+        async with asyncio.timeout(20):
+            with pytest.raises(errors.Indefinite):
+                await database.run(insert, deadline_seconds=60)
+        assert successor.statements == []
+
+    play_with_a_frozen_leader("COMMIT", play)
+
+
+def test_a_leader_that_is_only_slow_is_waited_for(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(connection_module, "SLOW_SECONDS", 0.02)
+    monkeypatch.setattr(pool, "_ASK_SECONDS", 0.02)
+
+    async def play(node: FakeNode, database: Database) -> None:
+        node.script = answering(INSERT=SILENCE)
+        with pytest.raises(errors.NotReady):
+            await database.run(insert, deadline_seconds=0.5)
+        # It was asked for again and again, found to lead, and left in peace.
+        assert len(node.connections) > 3
+        assert node.statements == ["BEGIN IMMEDIATE", INSERT]
 
     hold(play)

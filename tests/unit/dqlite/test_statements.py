@@ -200,3 +200,36 @@ def test_any_text_is_understood_or_refused_and_nothing_else(sql: str):
         statements.check(sql)
     except errors.Refused:
         pass
+
+
+@pytest.mark.parametrize(
+    ("sql", "changes"),
+    [
+        ("INSERT INTO t VALUES (1)", True),
+        ("INSERT OR IGNORE INTO t(a) SELECT 1", True),
+        ("WITH x AS (SELECT 1) INSERT INTO t SELECT * FROM x", True),
+        ("INSERT INTO t DEFAULT VALUES", True),
+        ("DELETE FROM t", True),
+        ("INSERT OR REPLACE INTO t VALUES (1)", False),
+        ("INSERT INTO t VALUES (1) ON CONFLICT DO UPDATE SET a = a", False),
+        ("REPLACE INTO t VALUES (1)", False),
+        ("UPDATE t SET a = 1", False),
+        ("CREATE TABLE IF NOT EXISTS t(a)", False),
+        ("INSERT INTO fts(fts) VALUES ('optimize')", False),
+        ('INSERT INTO fts("FTS") VALUES (1)', False),
+    ],
+)
+def test_only_what_surely_dirties_a_page_is_said_to_change_something(sql: str, changes: bool):
+    assert statements.check(sql).changes is changes
+
+
+@pytest.mark.parametrize(
+    "sql", ["CREATE TEMP TABLE t(a)", "create temporary view v as select 1", 'CREATE TABLE "temp".t(a)']
+)
+def test_temporary_tables_are_refused(sql: str):
+    with pytest.raises(errors.Refused, match="temporary"):
+        statements.check(sql)
+
+
+def test_a_table_may_be_called_temp():
+    assert statements.check("CREATE TABLE t(temp TEXT)").verb == "CREATE"

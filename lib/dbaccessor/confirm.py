@@ -1,0 +1,204 @@
+"""Flow 1, hop 7: whether the node that answered was still the leader when it answered (C14).
+
+Dqlite never asks its quorum before it reads. A leader that was paused and deposed meanwhile answers with old data
+until it notices, and does so for a write that changes no row too. So after the last read:
+
+1. the node that answered tells the voters, on the same connection;
+2. so many *other* voters that they are a majority with it name it as their leader, asked after the read;
+3. one more request on the same connection succeeds. It fails if the node ever stepped down, so 2. spoke of the same
+   term as the read. The caller sends it: the COMMIT of a transaction, or `still_leads`.
+
+Each other voter is asked over one connection that stays open, and one question at a time serves everybody who waits
+for it when it is sent. Facts that somebody remembers, or that were asked for earlier, never count here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from typing import Protocol
+
+from dbaccessor import errors
+from dbaccessor.dqlite.connection import Connection, Member, Role
+
+# What a voter that runs needs is under a millisecond; one that does not answer must not keep others waiting.
+_QUESTION_SECONDS = 1.0
+_DIAL_SECONDS = 1.0
+# After a voter could not be reached, it counts as silent for this long without being dialled again.
+_PAUSE_SECONDS = 0.1
+
+
+class Members(Protocol):
+    """Reaches the members. The connectors of leader.py are this."""
+
+    @property
+    def identity(self) -> object:
+        """Who we are to the members: cluster and epoch. A connection made as somebody else proves nothing."""
+        ...
+
+    async def to_member(self, name: str, *, deadline: float) -> Connection:
+        """Return a fresh connection to the node of this raft name. Raises DbAccessorError or OSError."""
+        ...
+
+
+class Confirmer:
+    """Asks voters. One of it serves every database of a process, so that they share connections and questions."""
+
+    def __init__(self, members: Members) -> None:
+        self._members = members
+        self._identity: object = None
+        self._witnesses: dict[str, _Witness] = {}
+
+    async def confirm(self, connection: Connection, members: Sequence[Member], *, deadline: float) -> None:
+        """Return once enough other voters have named the node at the end of `connection`, steps 1 and 2.
+
+        `members` is its own answer to `cluster`, asked after the last read. Raises NotReady, and the connection is
+        closed then: what was read on it may be old.
+        """
+        try:
+            await self._ask(connection, members, deadline)
+        except BaseException:
+            connection.close()
+            raise
+
+    async def _ask(self, connection: Connection, members: Sequence[Member], deadline: float) -> None:
+        self._heed_identity()
+        if connection.dialled_as != self._identity:
+            raise errors.NotReady("the cluster's epoch changed while this was read")
+        voters = {m.name for m in members if m.role is Role.VOTER}
+        needed = len(voters) // 2 + (connection.name not in voters)
+        if not voters:
+            raise errors.NotReady(f"{connection.name} names no voters")
+        if not needed:
+            return  # The only voter cannot be deposed without its own vote.
+        others = voters - {connection.name}
+        self._keep_only(others)
+        round_ = _Round(connection.name, needed, len(others))
+        for name in others:
+            self._witness(name).ask(round_)
+        try:
+            async with asyncio.timeout_at(deadline):
+                await round_.outcome
+        except TimeoutError as error:
+            raise errors.NotReady(f"too few voters said in time that {connection.name} leads") from error
+        if connection.dialled_as != self._members.identity:
+            raise errors.NotReady("the cluster's epoch changed while this was read")
+
+    def close(self) -> None:
+        """Drop the connections to the voters. What is being asked fails as not confirmed."""
+        self._keep_only(set())
+
+    def _heed_identity(self) -> None:
+        if self._members.identity != self._identity:
+            self._keep_only(set())
+            self._identity = self._members.identity
+
+    def _keep_only(self, names: set[str]) -> None:
+        for gone in self._witnesses.keys() - names:
+            self._witnesses.pop(gone).close()
+
+    def _witness(self, name: str) -> _Witness:
+        if name not in self._witnesses:
+            self._witnesses[name] = _Witness(self._members, name)
+        return self._witnesses[name]
+
+
+async def still_leads(connection: Connection, *, deadline: float) -> None:
+    """Step 3 where nothing else is to be sent. Raises NotReady or NotLeader; the connection is closed then."""
+    try:
+        await connection.query("SELECT 1", deadline_seconds=max(0.0, deadline - asyncio.get_running_loop().time()))
+    except BaseException:
+        connection.close()
+        raise
+
+
+class _Round:
+    """What one reader waits for: `needed` of the asked voters naming `leader`."""
+
+    def __init__(self, leader: str, needed: int, asked: int) -> None:
+        self._leader = leader
+        self._needed = needed
+        self._left = asked
+        self._others: list[str] = []
+        self.outcome: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    def heard(self, named: str, problem: str) -> None:
+        """Take one voter's answer: whom it named, "" for nobody or none at all."""
+        self._left -= 1
+        if named == self._leader:
+            self._needed -= 1
+        else:
+            self._others.append(problem or (f"names {named}" if named else "names nobody"))
+        if self.outcome.done():
+            return
+        if self._needed == 0:
+            self.outcome.set_result(None)
+        elif self._left < self._needed:
+            reason = "; ".join(sorted(self._others))
+            self.outcome.set_exception(errors.NotReady(f"{self._leader} is not confirmed as the leader: {reason}"))
+
+
+class _Witness:
+    """One other voter. Its task lives while somebody waits for an answer."""
+
+    def __init__(self, members: Members, name: str) -> None:
+        self._members = members
+        self._name = name
+        self._connection: Connection | None = None
+        self._waiting: list[_Round] = []
+        self._task: asyncio.Task[None] | None = None
+        self._silent_until = 0.0
+
+    def ask(self, round_: _Round) -> None:
+        """Let this voter's answer to a question that is sent from now on count for the round."""
+        self._waiting.append(round_)
+        if self._task is None:
+            self._task = asyncio.get_running_loop().create_task(self._work())
+
+    def close(self) -> None:
+        if self._task is not None:
+            self._task.cancel()
+        self._drop()
+
+    async def _work(self) -> None:
+        asked: list[_Round] = []
+        named, problem = "", f"{self._name} was not asked to the end"
+        try:
+            while self._waiting:
+                asked, self._waiting = self._waiting, []
+                named, problem = await self._question()
+                for round_ in asked:
+                    round_.heard(named, problem)
+                asked = []
+        finally:
+            self._task = None
+            for round_ in (*asked, *self._waiting):
+                round_.heard("", problem)
+            self._waiting = []
+
+    async def _question(self) -> tuple[str, str]:
+        """Return whom this voter names and why it names nobody. An old connection that broke is replaced once."""
+        if self._connection is not None:
+            try:
+                return await self._named(self._connection)
+            except errors.DbAccessorError:
+                self._drop()
+        loop = asyncio.get_running_loop()
+        if loop.time() < self._silent_until:
+            return "", f"{self._name} could not be reached a moment ago"
+        try:
+            self._connection = await self._members.to_member(self._name, deadline=loop.time() + _DIAL_SECONDS)
+            return await self._named(self._connection)
+        except (errors.DbAccessorError, OSError) as error:
+            self._drop()
+            self._silent_until = loop.time() + _PAUSE_SECONDS
+            return "", f"{self._name}: {error}"
+
+    async def _named(self, connection: Connection) -> tuple[str, str]:
+        leader = await connection.leader(deadline_seconds=_QUESTION_SECONDS)
+        return (leader[1] if leader else ""), ""
+
+    def _drop(self) -> None:
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None

@@ -1,0 +1,117 @@
+"""Connections to one database on the leader: lent to one user at a time, and kept for the next.
+
+Every place here is bounded: so many connections at once, so many who wait for one. Beyond that the database is not
+slow but stuck, and the next one is Refused at once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from typing import Protocol
+
+from dbaccessor import errors, retry
+from dbaccessor.confirm import Members
+from dbaccessor.dqlite.connection import Connection
+
+MAX_WAITING = 256
+
+# Between two questions whether a node that does not answer leads still.
+_ASK_SECONDS = 0.5
+
+
+class Connector(Members, Protocol):
+    """Finds the leader. leader.py has the real ones."""
+
+    async def to_leader(self, *, deadline: float) -> Connection:
+        """Return a fresh connection to the node that leads, before `deadline` (on the event loop's clock).
+
+        Raises NotReady with the reason why there is none. The caller owns the connection.
+        """
+        ...
+
+
+class Pool:
+    """At most `size` connections to the database `name`. `what` names their users in errors."""
+
+    def __init__(self, connector: Connector, name: str, size: int, what: str) -> None:
+        self._connector = connector
+        self._name = name
+        self._what = what
+        self._turns = asyncio.Semaphore(size)
+        self._waiting = 0
+        self._idle: list[Connection] = []
+        self._suspicions: set[asyncio.Task[None]] = set()
+        self.closed = False
+
+    @contextlib.asynccontextmanager
+    async def turn(self, deadline: float) -> AsyncIterator[None]:
+        """Wait for the right to use one connection. Raises NotReady at the deadline, Refused when too many wait."""
+        if self._waiting >= MAX_WAITING:
+            raise errors.Refused(f"{self._waiting} {self._what} wait for {self._name} already")
+        self._waiting += 1
+        try:
+            async with asyncio.timeout_at(deadline):
+                await self._turns.acquire()
+        except TimeoutError as error:
+            raise errors.NotReady(f"other {self._what} on {self._name} did not end in time") from error
+        finally:
+            self._waiting -= 1
+        try:
+            yield
+        finally:
+            self._turns.release()
+
+    async def take(self, deadline: float) -> Connection:
+        """Return an idle connection, else a fresh one with the database open. Raises NotReady, NotLeader."""
+        while self._idle:
+            connection = self._idle.pop()
+            if connection.usable and connection.dialled_as == self._connector.identity:
+                return connection
+            connection.close()
+        if self.closed:
+            raise errors.NotReady(f"{self._name} is closed")
+        connection = await self._connector.to_leader(deadline=deadline)
+        try:
+            await connection.open_database(self._name, deadline_seconds=retry.left(deadline))
+        except BaseException:
+            connection.close()
+            raise
+        connection.on_slow = self._suspect
+        return connection
+
+    def give_back(self, connection: Connection) -> None:
+        """Keep a usable connection for the next user. What saw anything but a plain error has closed itself."""
+        if connection.usable and not self.closed:
+            self._idle.append(connection)
+        else:
+            connection.close()
+
+    def close(self) -> None:
+        """Drop the idle connections. Those that are lent end with their use."""
+        self.closed = True
+        while self._idle:
+            self._idle.pop().close()
+        for task in self._suspicions:
+            task.cancel()
+
+    def _suspect(self, connection: Connection) -> None:
+        task = asyncio.get_running_loop().create_task(self._end_if_deposed(connection))
+        self._suspicions.add(task)
+        task.add_done_callback(self._suspicions.discard)
+
+    async def _end_if_deposed(self, connection: Connection) -> None:
+        """Close a connection whose node says nothing (frozen, or cut off) once another node leads.
+
+        Whoever waits for the answer learns then what it would learn at its deadline: that nothing was done, or, after
+        COMMIT, that it may have been. A node that leads and is only busy is waited for.
+        """
+        while connection.waiting:
+            with contextlib.suppress(errors.DbAccessorError):
+                deadline = asyncio.get_running_loop().time() + _ASK_SECONDS
+                leader = await self._connector.to_leader(deadline=deadline)
+                leader.close()
+                if leader.name != connection.name:
+                    connection.close()
+            await asyncio.sleep(_ASK_SECONDS)

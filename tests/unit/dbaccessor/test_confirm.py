@@ -1,0 +1,373 @@
+"""Who may vouch for a leader, when, and for how many at once."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
+
+import pytest
+
+import fakenode
+from dbaccessor import errors
+from dbaccessor.confirm import Confirmer
+from dbaccessor.database import Database, Transaction
+from fakenode import END, SILENCE, Asked, FakeNode, failure, leader, members, result, rows
+
+VOTER, STANDBY = 0, 1
+INSERT = "INSERT INTO t VALUES(1)"
+Play = Callable[[FakeNode, list[FakeNode], Database], Awaitable[None]]
+
+
+def others(count: int) -> list[FakeNode]:
+    made = []
+    for number in range(1, count + 1):
+        made.append(FakeNode())
+        made[-1].name = f"controller-{number}-{number}"
+    return made
+
+
+def hold(play: Play, voters: int = 3, extra: tuple[tuple[int, str, int], ...] = ()) -> None:
+    """Play on a leader that names so many voters, itself the first."""
+
+    async def run() -> None:
+        async with FakeNode() as node:
+            rest = others(voters - 1)
+            node.others = {other.name: other for other in rest}
+            node.script = cluster_of(node, rest, extra)
+            database = Database(node, "data")
+            try:
+                await play(node, rest, database)
+            finally:
+                database.close()
+                for other in rest:
+                    await other.close()
+
+    asyncio.run(run())
+
+
+def cluster_of(node: FakeNode, rest: list[FakeNode], extra: tuple[tuple[int, str, int], ...] = ()) -> fakenode.Script:
+    told = members((7, node.name, VOTER), *((i, other.name, VOTER) for i, other in enumerate(rest, 1)), *extra)
+    return lambda asked: told if asked.type == 16 else fakenode.obliging(asked)
+
+
+def naming(dqlite_id: int, name: str) -> fakenode.Script:
+    return lambda asked: leader(dqlite_id, name)
+
+
+def asked_of(nodes: list[FakeNode]) -> int:
+    return sum(len(node.asked) for node in nodes)
+
+
+@contextmanager
+def unconfirmed() -> Iterator[None]:
+    """The last reason may be another one on a slow machine, where the deadline passes at any place."""
+    with pytest.raises(errors.NotReady, match="confirmed|too late|in time|deadline|no answer|busy"):
+        yield
+
+
+@pytest.mark.parametrize(("voters", "needed"), [(1, 0), (2, 1), (3, 1), (4, 2), (5, 2)])
+def test_half_of_the_voters_must_name_the_leader_besides_itself(voters: int, needed: int):
+    async def play(node: FakeNode, rest: list[FakeNode], database: Database) -> None:
+        for silent in rest[needed:]:
+            silent.script = naming(0, "")
+        assert (await database.read("SELECT n FROM t", deadline_seconds=2)).rows == ((1,),)
+        if needed:
+            rest[0].script = naming(1, "controller-1-1")
+            with unconfirmed():
+                await database.read("SELECT n FROM t", deadline_seconds=0.1)
+
+    hold(play, voters)
+
+
+def test_a_stand_by_and_a_spare_vouch_for_nobody():
+    async def play(node: FakeNode, rest: list[FakeNode], database: Database) -> None:
+        rest[0].script = naming(0, "")
+        with unconfirmed():
+            await database.read("SELECT n FROM t", deadline_seconds=0.1)
+
+    hold(play, 2, ((8, "controller-8-8", STANDBY), (9, "controller-9-9", 2)))
+
+
+def test_voters_are_asked_after_the_read_and_the_leader_is_asked_again_after_them():
+    order: list[str] = []
+
+    async def play(node: FakeNode, rest: list[FakeNode], database: Database) -> None:
+        told = node.script
+
+        def at_leader(asked: Asked) -> object:
+            order.append(asked.text or str(asked.type))
+            return told(asked)
+
+        def at_voter(asked: Asked) -> object:
+            order.append("voter")
+            return leader()
+
+        node.script = at_leader
+        for other in rest:
+            other.script = at_voter
+        await database.read("SELECT n FROM t")
+        del order[0]  # The database being opened.
+        assert order[:3] == ["SELECT n FROM t", "16", "voter"]
+        assert order.index("SELECT 1") > order.index("voter")
+
+    hold(play)
+
+
+def test_a_leader_that_stepped_down_meanwhile_is_not_believed():
+    async def play(node: FakeNode, rest: list[FakeNode], database: Database) -> None:
+        told = node.script
+        left = [failure(12)]
+        node.script = lambda asked: left.pop() if asked.text == "SELECT 1" and left else told(asked)
+        await database.read("SELECT n FROM t")
+        assert [s for s in node.statements if s != "SELECT 1"] == ["SELECT n FROM t"] * 2
+
+    hold(play)
+
+
+def test_a_frozen_voter_costs_nothing_while_another_answers():
+    async def play(node: FakeNode, rest: list[FakeNode], database: Database) -> None:
+        rest[0].script = lambda asked: SILENCE
+        started = asyncio.get_running_loop().time()
+        for _ in range(20):
+            await database.read("SELECT n FROM t")
+        assert asyncio.get_running_loop().time() - started < 0.5
+
+    hold(play)
+
+
+def test_a_connection_to_a_voter_that_broke_is_replaced_at_once():
+    async def play(node: FakeNode, rest: list[FakeNode], database: Database) -> None:
+        await database.read("SELECT n FROM t")
+        for connection in rest[0].connections:
+            connection.close()
+        await database.read("SELECT n FROM t", deadline_seconds=0.05)
+        assert len(rest[0].connections) == 2
+
+    hold(play, 2)
+
+
+def test_a_voter_that_cannot_be_reached_is_not_dialled_by_every_read():
+    dialled = 0
+
+    async def play(node: FakeNode, rest: list[FakeNode], database: Database) -> None:
+        real = node.to_member
+
+        async def count(name: str, *, deadline: float) -> object:
+            nonlocal dialled
+            dialled += 1
+            if name == rest[0].name:
+                raise errors.NotReady("gone")
+            return await real(name, deadline=deadline)
+
+        node.to_member = count  # type: ignore[method-assign,assignment]
+        for _ in range(10):
+            await database.read("SELECT n FROM t")
+        assert dialled <= 3
+
+    hold(play)
+
+
+def test_reads_at_the_same_time_share_questions_but_only_ones_sent_after_their_answers():
+    async def play(node: FakeNode, rest: list[FakeNode], database: Database) -> None:
+        async with asyncio.TaskGroup() as group:
+            for _ in range(100):
+                group.create_task(database.read("SELECT n FROM t"))
+        assert node.statements.count("SELECT 1") == 100
+        assert asked_of(rest) < 100
+
+    hold(play, 2)
+
+
+def test_a_question_that_was_under_way_does_not_count_for_a_later_read():
+    """The voter is asked, then names another leader: an answer to the first question must not serve the second."""
+
+    async def play(node: FakeNode, rest: list[FakeNode], database: Database) -> None:
+        confirmer = Confirmer(node)
+        first, second = await node.connect(), await node.connect()
+        told = await first.cluster()
+        deadline = asyncio.get_running_loop().time() + 2
+        early = asyncio.create_task(confirmer.confirm(first, told, deadline=deadline))
+        while not asked_of(rest):
+            await asyncio.sleep(0)
+        # The first question has arrived and is answered; whoever comes now needs another.
+        rest[0].script = naming(0, "")
+        late = asyncio.create_task(confirmer.confirm(second, told, deadline=deadline))
+        await early
+        with unconfirmed():
+            await late
+        confirmer.close()
+
+    hold(play, 2)
+
+
+def test_a_connection_of_another_epoch_is_never_confirmed():
+    async def play(node: FakeNode, rest: list[FakeNode], database: Database) -> None:
+        confirmer = Confirmer(node)
+        connection = await node.connect()
+        told = await connection.cluster()
+        node.identity = "epoch 2"
+        with pytest.raises(errors.NotReady, match="epoch"):
+            await confirmer.confirm(connection, told, deadline=asyncio.get_running_loop().time() + 1)
+        assert not connection.usable
+
+    hold(play)
+
+
+def test_an_epoch_that_changes_drops_the_connections_to_the_voters_and_the_idle_ones():
+    async def play(node: FakeNode, rest: list[FakeNode], database: Database) -> None:
+        await database.read("SELECT n FROM t")
+        before = [*node.connections, *rest[0].connections]
+        node.identity = rest[0].identity = "epoch 2"
+        await database.read("SELECT n FROM t")
+        assert not any(connection.usable for connection in before)
+
+    hold(play, 2)
+
+
+def test_the_cheaper_mode_asks_no_voter():
+    async def play(node: FakeNode, rest: list[FakeNode], database: Database) -> None:
+        await database.read("SELECT n FROM t", consistency="leader")
+        assert asked_of(rest) == 0
+        assert node.statements == ["SELECT n FROM t"]
+
+    hold(play)
+
+
+def deposed(rest: list[FakeNode]) -> None:
+    for other in rest:
+        other.script = naming(1, "controller-1-1")
+
+
+@pytest.mark.parametrize(
+    ("sql", "answer", "proof"),
+    [
+        (INSERT, result(1, 1), False),
+        ("DELETE FROM t", result(0, 2), False),
+        (INSERT, result(1, 0), True),
+        ("INSERT OR IGNORE INTO t VALUES(1)", result(1, 0), True),
+        ("UPDATE t SET a = 1", result(0, 1), True),
+        ("INSERT INTO t VALUES(1) ON CONFLICT DO UPDATE SET a = 1", result(0, 1), True),
+        ("CREATE TABLE IF NOT EXISTS t(a)", result(0, 0), True),
+    ],
+)
+def test_only_a_write_that_surely_changed_a_page_needs_no_confirmation(sql: str, answer: bytes, proof: bool):
+    async def play(node: FakeNode, rest: list[FakeNode], database: Database) -> None:
+        told = node.script
+        node.script = lambda asked: answer if asked.text == sql else told(asked)
+        deposed(rest)
+
+        async def write(transaction: Transaction) -> str:
+            await transaction.execute(sql)
+            return "done"
+
+        if proof:
+            with unconfirmed():
+                await database.run(write, deadline_seconds=0.1)
+            assert "COMMIT" not in node.statements
+        else:
+            assert await database.run(write, deadline_seconds=0.1) == "done"
+            assert asked_of(rest) == 0
+
+    hold(play)
+
+
+@pytest.mark.parametrize("read_only", [True, False])
+def test_a_transaction_that_read_ends_as_not_ready_when_nobody_confirms_it(read_only: bool):
+    async def play(node: FakeNode, rest: list[FakeNode], database: Database) -> None:
+        deposed(rest)
+        with unconfirmed():
+            async with database.transaction(read_only=read_only, deadline_seconds=1) as transaction:
+                assert (await transaction.query("SELECT n FROM t")).rows == ((1,),)
+        with unconfirmed():
+            await database.run(
+                lambda transaction: transaction.query("SELECT n FROM t"), read_only=read_only, deadline_seconds=0.1
+            )
+        assert "COMMIT" not in node.statements
+
+    hold(play)
+
+
+def test_a_read_only_transaction_reads_in_one_snapshot_and_refuses_to_write():
+    async def play(node: FakeNode, rest: list[FakeNode], database: Database) -> None:
+        async def look(transaction: Transaction) -> int:
+            with pytest.raises(errors.Refused, match="read-only"):
+                await transaction.execute(INSERT)
+            return len((await transaction.query("SELECT n FROM t")).rows)
+
+        assert await database.run(look, read_only=True) == 1
+        assert node.statements == ["BEGIN", "SELECT n FROM t", "COMMIT"]
+
+    hold(play)
+
+
+def test_a_read_only_transaction_whose_end_is_not_answered_is_just_run_again():
+    async def play(node: FakeNode, rest: list[FakeNode], database: Database) -> None:
+        told = node.script
+        left = [END]
+        node.script = lambda asked: left.pop() if asked.text == "COMMIT" and left else told(asked)
+        await database.run(lambda transaction: transaction.query("SELECT n FROM t"), read_only=True)
+        assert node.statements == ["BEGIN", "SELECT n FROM t", "COMMIT"] * 2
+
+    hold(play)
+
+
+def test_a_verdict_that_rests_on_an_unconfirmed_read_does_not_leave_the_block():
+    """KeyError here means "there is no such row", said by a leader that was deposed."""
+
+    async def look(transaction: Transaction) -> None:
+        await transaction.query("SELECT n FROM t")
+        raise KeyError("no such row")
+
+    async def play(node: FakeNode, rest: list[FakeNode], database: Database) -> None:
+        with pytest.raises(KeyError):
+            await database.run(look, deadline_seconds=1)
+        deposed(rest)
+        with unconfirmed():
+            await database.run(look, deadline_seconds=0.1)
+
+    hold(play)
+
+
+def test_a_constraint_that_a_deposed_leader_saw_violated_is_no_verdict_either():
+    async def play(node: FakeNode, rest: list[FakeNode], database: Database) -> None:
+        told = node.script
+        node.script = lambda asked: failure(19, "UNIQUE failed") if asked.text == INSERT else told(asked)
+        deposed(rest)
+        with unconfirmed():
+            await database.run(lambda transaction: transaction.execute(INSERT), deadline_seconds=0.1)
+
+    hold(play)
+
+
+def test_a_read_that_a_deposed_leader_refuses_is_no_verdict_either():
+    async def play(node: FakeNode, rest: list[FakeNode], database: Database) -> None:
+        told = node.script
+        node.script = lambda asked: failure(1, "no such table") if asked.text == "SELECT n FROM t" else told(asked)
+        with pytest.raises(errors.Refused, match="no such table"):
+            await database.read("SELECT n FROM t")
+        deposed(rest)
+        with unconfirmed():
+            await database.read("SELECT n FROM t", deadline_seconds=0.1)
+
+    hold(play)
+
+
+def test_an_empty_block_asks_nobody():
+    async def play(node: FakeNode, rest: list[FakeNode], database: Database) -> None:
+        deposed(rest)
+        async with database.transaction():
+            pass
+        assert asked_of(rest) == 0
+
+    hold(play)
+
+
+def test_rows_of_several_parts_and_the_members_behind_them_come_in_one_round_trip():
+    async def play(node: FakeNode, rest: list[FakeNode], database: Database) -> None:
+        told = node.script
+        many = rows(1, 2, done=False) + rows(3)
+        node.script = lambda asked: many if asked.text == "SELECT n FROM t" else told(asked)
+        assert (await database.read("SELECT n FROM t")).rows == ((1,), (2,), (3,))
+
+    hold(play)
