@@ -22,6 +22,7 @@ from dbaccessor import confirm, errors, pool, retry, statements
 from dbaccessor.confirm import Confirmer
 from dbaccessor.dqlite.connection import Connection, Rows
 from dbaccessor.dqlite.wire import Parameters
+from dbaccessor.groupcommit import Batch, GroupCommit
 from dbaccessor.pool import Connector
 from dbaccessor.transaction import Transaction, before_commit
 
@@ -49,6 +50,8 @@ class Database:
         self._owns_confirmer = confirmer is None
         self._writers = pool.Pool(connector, name, _WRITERS, "transactions")
         self._readers = pool.Pool(connector, name, _READERS, "reads")
+        self._connector = connector
+        self._committers: list[GroupCommit] = []
 
     @contextlib.asynccontextmanager
     async def transaction(self, *, read_only: bool = False, deadline_seconds: float = 10) -> AsyncIterator[Transaction]:
@@ -148,8 +151,16 @@ class Database:
         assert rows is not None
         return rows
 
+    def group_commit(self, batch: Batch) -> GroupCommit:
+        """Return a committer that takes many small writes of one kind into one transaction (groupcommit.py)."""
+        connections = pool.Pool(self._connector, self.name, 1, "batches")
+        self._committers.append(GroupCommit(connections, self._confirmer, batch))
+        return self._committers[-1]
+
     def close(self) -> None:
         """Drop the idle connections. Transactions that are under way end by themselves."""
+        for committer in self._committers:
+            committer.close()
         self._writers.close()
         self._readers.close()
         if self._owns_confirmer:

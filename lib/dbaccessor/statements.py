@@ -112,7 +112,7 @@ def check(sql: str, params: Sequence[object] = ()) -> Statement:
     if len(params) != statement.parameters:
         raise errors.Refused(f"the statement has {statement.parameters} parameters, and {len(params)} values are given")
     for position, value in enumerate(params, 1):
-        problem = _value_problem(value)
+        problem = value_problem(value)
         if problem:
             raise errors.Refused(f"value {position}: {problem}")
     return statement
@@ -274,7 +274,8 @@ def _text_problem(text: str) -> str | None:
     return None
 
 
-def _value_problem(value: object) -> str | None:
+def value_problem(value: object) -> str | None:
+    """Say why this value cannot be stored, or return None."""
     match value:
         case None | bytes():
             return None

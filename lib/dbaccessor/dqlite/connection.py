@@ -187,6 +187,45 @@ class Connection:
                 raise
             return rows, self._expect(await self._receive(), wire.Members, changes=False).members
 
+    async def group(
+        self, write: str, ask: str, argument: str, *, deadline_seconds: float | None = None
+    ) -> tuple[Result, Rows]:
+        """BEGIN IMMEDIATE, `write`, `ask`, COMMIT in one send; both statements get `argument` as their parameter.
+
+        A BEGIN that fails must keep `write` from running on its own, so the two are one request, which stops at its
+        first error; `ask` and COMMIT then find nothing to do. Raises NotReady, NotLeader or Refused when nothing was
+        done, Indefinite when it may have been.
+        """
+        requests = (
+            wire.Request(RequestType.EXEC_SQL, (0, f"BEGIN IMMEDIATE; {write}"), (argument,)),
+            wire.Request(RequestType.QUERY_SQL, (0, ask), (argument,)),
+            wire.Request(RequestType.EXEC_SQL, (0, "COMMIT")),
+        )
+        async with self._conversation(True, deadline_seconds):
+            self._send(*requests)
+            written = await self._receive()
+            rows: Rows | errors.DbAccessorError
+            try:
+                rows = await self._rows()
+            except errors.DbAccessorError as error:
+                rows = error
+                if not self.usable:
+                    raise errors.Indefinite(f"the batch may have been committed: {error}", code=error.code) from error
+            ended = await self._receive()
+            if isinstance(ended, wire.Failure) and not (
+                isinstance(written, wire.Failure) and ended.code == errors.ERROR
+            ):
+                # The transaction is open still, as when a checkpoint was in progress. (Where BEGIN failed there is
+                # none to end, and that is an error as well.)
+                self.close()
+            if isinstance(written, wire.Failure):
+                self._expect(written, wire.Result, changes=True)
+            self._expect(ended, wire.Result, changes=True)
+            if isinstance(rows, errors.DbAccessorError):
+                raise errors.Indefinite(f"the batch was committed, and not what came of it told: {rows}") from rows
+            result = self._expect(written, wire.Result, changes=True)
+            return Result(result.last_insert_id, result.rows_affected), rows
+
     async def _rows(self) -> Rows:
         self._querying = True
         rows: list[tuple[Value, ...]] = []

@@ -1,0 +1,244 @@
+"""Many small writes of one kind, from many callers, in one transaction: each caller gets its own outcome.
+
+Dqlite lets one writer in at a time and keeps it until raft has replicated what it wrote, so writers that come one by
+one only fight. A committer takes everything that waits into one batch, sent as JSON: two statements and one round of
+replication for all of them. Each controller has a committer of its own; they take turns by the database's lock.
+
+A `Batch` says what its table does with requests. For a lease that is taken over only by who has seen its counter:
+
+    INSERT INTO lease (name, holder, counter)
+        SELECT value->>0, value->>1, value->>2 + 1 FROM json_each(?) WHERE true
+        ON CONFLICT (name) DO UPDATE SET holder = excluded.holder, counter = excluded.counter
+        WHERE lease.counter = excluded.counter - 1
+    SELECT j.key, l.holder, l.counter FROM json_each(?) AS j JOIN lease AS l ON l.name = j.value->>0
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections import deque
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+
+import msgspec
+
+from dbaccessor import confirm, errors, retry, statements
+from dbaccessor.confirm import Confirmer
+from dbaccessor.dqlite.connection import Connection, Rows, Value
+from dbaccessor.pool import Pool
+
+Given = int | str | None
+
+MAX_WAITING = 4096
+MAX_REQUESTS = 512
+# The JSON travels twice; one send must stay well below 64 KiB, beyond which it would wait for acknowledgements.
+MAX_BYTES = 28 * 1024
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What one table does with many requests at once. Checked when it is made; raises Refused.
+
+    Each request is an array of values. `write` gets the array of requests as its only parameter; so does `ask`,
+    whose first column is the ordinal of the request that the row belongs to (`key` of json_each). The first
+    `key_width` values of a request are its key: a batch holds one request for each key.
+    """
+
+    write: str
+    ask: str
+    key_width: int = 1
+    rising: bool = False
+    """Whether a request that is accepted always changes its row (a counter rises). It saves a round of questions."""
+
+    def __post_init__(self) -> None:
+        for sql, kind in ((self.write, statements.Kind.WRITE), (self.ask, statements.Kind.READ)):
+            found = statements.check(sql, ("[]",))
+            if found.kind is not kind:
+                raise errors.Refused(f"{found.verb} cannot be the {kind.value} statement of a batch")
+
+
+@dataclass(eq=False)
+class _Request:
+    key: tuple[Given, ...]
+    json: bytes
+    deadline: float
+    outcome: asyncio.Future[tuple[Value, ...] | None]
+    sent: bool = field(default=False)
+
+
+class GroupCommit:
+    """The committer of one table on this controller. Made by `Database.group_commit`."""
+
+    def __init__(self, connections: Pool, confirmer: Confirmer, batch: Batch) -> None:
+        self._connections = connections
+        self._confirmer = confirmer
+        self._batch = batch
+        self._waiting: deque[_Request] = deque()
+        self._task: asyncio.Task[None] | None = None
+        self._problem = "it was not tried yet"
+
+    async def submit(self, *values: Given, deadline_seconds: float = 10) -> tuple[Value, ...] | None:
+        """Write one request and return what `ask` says of it in the same transaction, without the ordinal.
+
+        None when it has no row. The answer is linearizable, also where nothing changed. Raises Refused when the
+        request is wrong, its row breaks a constraint, or too many wait; NotReady when nothing was done until the
+        deadline; Indefinite when it may have been done. Cancelling one caller disturbs no other.
+        """
+        loop = asyncio.get_running_loop()
+        request = _Request(
+            values[: self._batch.key_width], _encode(values), loop.time() + deadline_seconds, loop.create_future()
+        )
+        if self._connections.closed:
+            raise errors.NotReady("the database is closed")
+        if len(self._waiting) >= MAX_WAITING:
+            raise errors.Refused(f"{len(self._waiting)} requests wait already")
+        self._waiting.append(request)
+        if self._task is None:
+            self._task = loop.create_task(self._work())
+        try:
+            async with asyncio.timeout_at(request.deadline):
+                return await request.outcome
+        except TimeoutError as error:
+            if request.sent:
+                raise errors.Indefinite("no answer in time; it may be committed") from error
+            raise errors.NotReady(f"the batch could not be committed in time: {self._problem}") from error
+
+    def close(self) -> None:
+        """End. What was sent is Indefinite, what waits is NotReady."""
+        self._connections.close()
+        if self._task is not None:
+            self._task.cancel()
+
+    async def _work(self) -> None:
+        pauses = _pauses()
+        taken: list[_Request] = []
+        try:
+            while self._waiting:
+                taken = self._take()
+                if not taken:
+                    continue
+                try:
+                    await self._commit(taken)
+                    pauses = _pauses()
+                except (errors.NotReady, errors.NotLeader) as error:
+                    # Provably not done: they wait again, at the front, together with whoever came meanwhile.
+                    self._problem = str(error)
+                    for request in taken:
+                        request.sent = False
+                    self._waiting.extendleft(reversed([r for r in taken if not r.outcome.done()]))
+                    taken = []
+                    await asyncio.sleep(next(pauses))
+        finally:
+            self._task = None
+            for request in (*taken, *self._waiting):
+                _fail(request, errors.Indefinite if request.sent else errors.NotReady, "the database was closed")
+            self._waiting.clear()
+
+    def _take(self) -> list[_Request]:
+        """Take from the front what one batch holds: one request for each key, those of one key in their order."""
+        taken: list[_Request] = []
+        passed: list[_Request] = []
+        keys: set[tuple[Given, ...]] = set()
+        size = 0
+        while self._waiting and len(taken) < MAX_REQUESTS:
+            request = self._waiting[0]
+            if not request.outcome.done() and request.key not in keys and size and size + len(request.json) > MAX_BYTES:
+                break
+            self._waiting.popleft()
+            if request.outcome.done():
+                continue  # Its caller gave up before anything was sent.
+            if request.key in keys:
+                passed.append(request)
+                continue
+            keys.add(request.key)
+            taken.append(request)
+            size += len(request.json) + 1
+        self._waiting.extendleft(reversed(passed))
+        return taken
+
+    async def _commit(self, requests: Sequence[_Request]) -> None:
+        """Write these and give each its outcome. Raises NotReady, NotLeader when nothing was done."""
+        try:
+            rows = await self._write(requests)
+        except errors.Indefinite as error:
+            for request in requests:
+                _fail(request, errors.Indefinite, str(error), error.code)
+        except errors.Refused as error:
+            if len(requests) == 1:
+                _fail(requests[0], errors.Refused, str(error), error.code)
+                return
+            # One of them is wrong, and must not spoil it for the others.
+            half = len(requests) // 2
+            await self._commit_part(requests[:half])
+            await self._commit_part(requests[half:])
+        else:
+            found = {row[0]: row[1:] for row in rows.rows}
+            for ordinal, request in enumerate(requests):
+                if not request.outcome.done():
+                    request.outcome.set_result(found.get(ordinal))
+
+    async def _commit_part(self, requests: Sequence[_Request]) -> None:
+        left = [r for r in requests if not r.outcome.done()]
+        if left:
+            await self._commit(left)
+
+    async def _write(self, requests: Sequence[_Request]) -> Rows:
+        deadline = max(request.deadline for request in requests)
+        connection = await self._connections.take(deadline)
+        try:
+            for request in requests:
+                request.sent = True
+            result, rows = await connection.group(
+                self._batch.write,
+                self._batch.ask,
+                (b"[" + b",".join(request.json for request in requests) + b"]").decode(),
+                deadline_seconds=retry.left(deadline),
+            )
+            if not (self._batch.rising and result.rows_affected):
+                try:
+                    await self._confirm(connection, deadline)
+                except (errors.NotReady, errors.NotLeader) as error:
+                    if not result.rows_affected:
+                        raise
+                    raise errors.Indefinite(f"committed by a leader that is not confirmed: {error}") from error
+            return rows
+        except errors.Refused:
+            await self._confirm(connection, deadline)  # A constraint that old data broke is no verdict.
+            raise
+        except BaseException:
+            connection.close()
+            raise
+        finally:
+            self._connections.give_back(connection)
+
+    async def _confirm(self, connection: Connection, deadline: float) -> None:
+        members = await connection.cluster(deadline_seconds=retry.left(deadline))
+        await self._confirmer.confirm(connection, members, deadline=deadline)
+        await confirm.still_leads(connection, deadline=deadline)
+
+
+def _encode(values: tuple[Given, ...]) -> bytes:
+    for position, value in enumerate(values, 1):
+        if value is not None and not isinstance(value, (int, str)):
+            # JSON has no blobs, and SQLite reads its fractions with an error in the last digit.
+            raise errors.Refused(f"value {position}: a {type(value).__name__} cannot be in a batch; give int or text")
+        problem = statements.value_problem(value)
+        if problem:
+            raise errors.Refused(f"value {position}: {problem}")
+    encoded = msgspec.json.encode([int(value) if isinstance(value, bool) else value for value in values])
+    if len(encoded) > MAX_BYTES:
+        raise errors.Refused(f"a request of {len(encoded)} bytes is larger than the {MAX_BYTES} of a batch")
+    return encoded
+
+
+def _fail(request: _Request, kind: type[errors.DbAccessorError], message: str, code: int = 0) -> None:
+    if not request.outcome.done():
+        request.outcome.set_exception(kind(message, code=code))
+
+
+def _pauses() -> Iterator[float]:
+    pause = retry.FIRST_PAUSE_SECONDS
+    while True:
+        yield pause * random.uniform(0.5, 1.5)
+        pause = min(2 * pause, retry.LONGEST_PAUSE_SECONDS)

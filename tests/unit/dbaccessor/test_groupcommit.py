@@ -1,0 +1,232 @@
+"""One committer, many callers: against a model, on SQLite itself."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Awaitable, Callable, Iterator
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from dbaccessor import errors, groupcommit
+from dbaccessor.database import Database
+from dbaccessor.groupcommit import Batch, GroupCommit
+from sqlitenode import SqliteNode, Trouble
+
+SCHEMA = (
+    "CREATE TABLE lease (name TEXT NOT NULL PRIMARY KEY, holder TEXT NOT NULL CHECK (holder <> 'bad'),"
+    " counter INTEGER NOT NULL)"
+)
+# Taken by who has seen the counter; refused to anybody else, who learns the holder.
+LEASE = Batch(
+    write="INSERT INTO lease (name, holder, counter) SELECT value->>0, value->>1, value->>2 + 1 FROM json_each(?)"
+    " WHERE true ON CONFLICT (name) DO UPDATE SET holder = excluded.holder, counter = excluded.counter"
+    " WHERE lease.counter = excluded.counter - 1",
+    ask="SELECT j.key, l.holder, l.counter FROM json_each(?) AS j JOIN lease AS l ON l.name = j.value->>0",
+    rising=True,
+)
+KEYED = Batch(
+    write="INSERT INTO lease (name, holder, counter) SELECT value->>0, value->>1, 0 FROM json_each(?)"
+    " WHERE true ON CONFLICT (name) DO UPDATE SET holder = excluded.holder",
+    ask="SELECT j.key, l.holder FROM json_each(?) AS j JOIN lease AS l ON l.name = j.value->>0",
+)
+BUSY = errors.NotReady("busy", code=5)
+LOST = errors.Indefinite("leadership lost", code=10506)
+
+
+def hold(play: Callable[[SqliteNode, GroupCommit], Awaitable[None]], batch: Batch = LEASE) -> None:
+    async def run() -> None:
+        node = SqliteNode(SCHEMA)
+        database = Database(node, "data")  # type: ignore[arg-type]
+        await play(node, database.group_commit(batch))
+        database.close()
+
+    asyncio.run(run())
+
+
+def table(node: SqliteNode) -> dict[str, tuple[str, int]]:
+    return {n: (h, c) for n, h, c in node.sqlite.execute("SELECT name, holder, counter FROM lease")}
+
+
+class Model:
+    """What a lease's requests come to, one after another."""
+
+    def __init__(self) -> None:
+        self.rows: dict[str, tuple[str, int]] = {}
+
+    def take(self, name: str, holder: str, seen: int) -> tuple[str, int] | None:
+        if name not in self.rows or self.rows[name][1] == seen:
+            self.rows[name] = (holder, seen + 1)
+        return self.rows[name]
+
+
+names = st.sampled_from(["a", "b", "é\u2028", '"\\', "\x01"])
+texts = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), max_size=5)
+requests = st.lists(st.tuples(names, texts, st.integers(0, 3)), max_size=25)
+harmless = st.lists(st.one_of(st.none(), st.just(("before", BUSY))), max_size=10)
+
+
+@given(requests, harmless, st.integers(1, 4))
+@settings(max_examples=150, deadline=None)
+def test_every_caller_gets_what_its_request_came_to_in_the_order_of_its_key(
+    asked: list[tuple[str, str, int]], troubles: list[Trouble], most: int
+):
+    async def play(node: SqliteNode, committer: GroupCommit) -> None:
+        node.troubles = iter(troubles)
+        model = Model()
+        got = await asyncio.gather(*(committer.submit(*values) for values in asked))
+        assert got == [model.take(*values) for values in asked]
+        assert table(node) == model.rows
+        for batch in node.batches:
+            keys = [values[0] for values in json.loads(batch)]
+            assert len(keys) == len(set(keys)) <= most
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(groupcommit, "MAX_REQUESTS", most)
+        patch.setattr(groupcommit.retry, "FIRST_PAUSE_SECONDS", 0.0)
+        hold(play)
+
+
+trouble = st.one_of(st.none(), st.just(("before", BUSY)), st.just(("before", LOST)), st.just(("after", LOST)))
+
+
+@given(st.integers(1, 30), st.lists(trouble, max_size=12), st.integers(1, 7), st.sets(st.integers(0, 29)))
+@settings(max_examples=150, deadline=None)
+def test_the_acknowledged_are_there_the_refused_are_not_and_the_indefinite_are_either(
+    count: int, troubles: list[Trouble], most: int, bad: set[int]
+):
+    async def play(node: SqliteNode, committer: GroupCommit) -> None:
+        node.troubles = iter(troubles)
+        said = await asyncio.gather(
+            *(committer.submit(str(n), "bad" if n in bad else "good", 0) for n in range(count)), return_exceptions=True
+        )
+        there = table(node)
+        for n, outcome in enumerate(said):
+            match outcome:
+                case tuple():
+                    assert n not in bad and there[str(n)] == ("good", 1) == outcome
+                case errors.Refused():
+                    assert n in bad and str(n) not in there
+                case errors.Indefinite():
+                    assert LOST in [t[1] for t in troubles if t]
+                case _:
+                    raise AssertionError(outcome)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(groupcommit, "MAX_REQUESTS", most)
+        patch.setattr(groupcommit.retry, "FIRST_PAUSE_SECONDS", 0.0)
+        hold(play)
+
+
+def test_all_that_wait_go_into_one_batch():
+    async def play(node: SqliteNode, committer: GroupCommit) -> None:
+        await asyncio.gather(*(committer.submit(str(n), "h", 0) for n in range(200)))
+        assert len(node.batches) == 1
+
+    hold(play)
+
+
+def test_a_batch_is_bounded_in_bytes():
+    async def play(node: SqliteNode, committer: GroupCommit) -> None:
+        await asyncio.gather(*(committer.submit(str(n), "x" * 1000, 0) for n in range(100)))
+        assert len(node.batches) == 4
+        assert max(map(len, node.batches)) < 30 * 1024
+        with pytest.raises(errors.Refused, match="larger"):
+            await committer.submit("long", "x" * 30000, 0)
+
+    hold(play)
+
+
+@pytest.mark.parametrize("value", ["a\0b", "\ud800", 2**63, 1.5, b"blob", [1]])
+def test_what_json_cannot_carry_is_refused_before_it_can_spoil_a_batch(value: object):
+    async def play(node: SqliteNode, committer: GroupCommit) -> None:
+        with pytest.raises(errors.Refused):
+            await committer.submit("k", value, 0)  # type: ignore[arg-type]
+        assert node.batches == []
+
+    hold(play)
+
+
+def test_a_full_queue_refuses_at_once(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(groupcommit, "MAX_WAITING", 3)
+
+    async def play(node: SqliteNode, committer: GroupCommit) -> None:
+        said = await asyncio.gather(*(committer.submit(str(n), "h", 0) for n in range(5)), return_exceptions=True)
+        assert [type(outcome) for outcome in said] == [tuple] * 3 + [errors.Refused] * 2
+
+    hold(play)
+
+
+def test_one_who_is_cancelled_disturbs_nobody_before_or_after_the_send():
+    async def play(node: SqliteNode, committer: GroupCommit) -> None:
+        async with asyncio.TaskGroup() as group:
+            tasks = [group.create_task(committer.submit(str(n), "h", 0)) for n in range(4)]
+            node.before_batch = lambda: tasks[1].cancel()
+            await asyncio.sleep(0)
+            tasks[2].cancel()
+        assert tasks[1].cancelled() and tasks[2].cancelled()
+        assert tasks[0].result() == tasks[3].result() == ("h", 1)
+        # The second was sent already and is there; the third was not.
+        assert set(table(node)) == {"0", "1", "3"}
+
+    hold(play)
+
+
+def test_the_deadline_is_not_ready_while_nothing_was_sent_and_indefinite_once_it_was():
+    async def play(node: SqliteNode, committer: GroupCommit) -> None:
+        def forever() -> Iterator[Trouble]:
+            while True:
+                yield "before", BUSY
+
+        node.troubles = forever()
+        with pytest.raises(errors.NotReady, match="busy"):
+            await committer.submit("k", "h", 0, deadline_seconds=0.2)
+
+        node.troubles, node.hangs = iter(()), True
+        with pytest.raises(errors.Indefinite):
+            await committer.submit("k", "h", 0, deadline_seconds=0.1)
+
+    hold(play)
+
+
+def test_closing_tells_everybody_what_is_known():
+    async def play(node: SqliteNode, committer: GroupCommit) -> None:
+        sent = asyncio.create_task(committer.submit("k", "h", 0))
+        waits = asyncio.create_task(committer.submit("k", "i", 1))
+        started = asyncio.Event()
+        node.before_batch = started.set
+        await started.wait()
+        committer.close()
+        for task, kind in ((sent, errors.Indefinite), (waits, errors.NotReady)):
+            with pytest.raises(kind):
+                await task
+        with pytest.raises(errors.NotReady, match="closed"):
+            await committer.submit("k", "h", 0)
+
+    hold(play)
+
+
+def test_an_upsert_to_the_same_value_is_answered_too():
+    async def play(node: SqliteNode, committer: GroupCommit) -> None:
+        assert await committer.submit("k", "v") == ("v",)
+        assert await committer.submit("k", "v") == ("v",)
+
+    hold(play, KEYED)
+
+
+@pytest.mark.parametrize(
+    ("write", "ask"),
+    [
+        ("SELECT ?", "SELECT ?"),
+        ("DELETE FROM t WHERE a = ?", "DELETE FROM t WHERE a = ?"),
+        ("DELETE FROM t", "SELECT ?"),
+        ("INSERT INTO t SELECT value FROM json_each(?) RETURNING a", "SELECT ?"),
+        ("INSERT INTO t SELECT ?; COMMIT", "SELECT ?"),
+        ("ROLLBACK", "SELECT ?"),
+    ],
+)
+def test_a_batch_is_one_writing_and_one_reading_statement(write: str, ask: str):
+    with pytest.raises(errors.Refused):
+        Batch(write, ask)
