@@ -148,6 +148,20 @@ def test_the_last_one_of_three_goes_on_alone_and_those_left_behind_stay_out(clus
     assert read(cluster, 0, 1, 2) == [1, 2]
 
 
+def test_two_fresh_controllers_in_place_of_two_dead_ones_heal_the_cluster(cluster):
+    cluster.form(3)
+    write(cluster, 0, 1, 2, value=1)
+
+    cluster.kill(1, 2)
+    cluster.configure([0, 3, 4], departed=["1", "2"])
+    cluster.start(3, 4)
+
+    healed = {0: "voter", 3: "voter", 4: "voter"}
+    cluster.wait(lambda: cluster.roles(0) == healed, "the survivor and the two fresh ones are voters", 60)
+    assert cluster.epoch(0) == 2
+    assert read(cluster, 0, 3, 4) == [1]
+
+
 def test_a_paused_survivor_does_not_count_its_own_pause_as_the_others_silence(cluster):
     cluster.form(3)
     cluster.signal(0, signal.SIGSTOP)
