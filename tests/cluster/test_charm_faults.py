@@ -60,6 +60,48 @@ def test_units_under_random_faults_keep_every_promise(tmp_path: Path, seed: int)
         judge(made, clients, again)
 
 
+# New connections to other controllers are refused here, and established ones work: role management probes anew.
+_REFUSE = """
+add table inet faults
+add chain inet faults out { type filter hook output priority 0; }
+add rule inet faults out tcp dport 17666 tcp flags & (syn | ack) == syn counter reject with tcp reset
+"""
+
+
+def test_a_second_without_new_connections_from_the_leader_demotes_nobody(tmp_path: Path):
+    with stage(tmp_path, 0) as (made, clients):
+        made.form(3)
+        clients.start(made.addresses(), WANTED)
+        leader = made.leader()
+        assert leader is not None
+        before = made.status(leader)["cluster"]
+        refused = 0
+        seen = []
+        for _ in range(3):
+            made.on(leader, "nft", *_REFUSE.strip().splitlines())
+            seen += watched(made, 1.0)
+            refused += int(made.on(leader, "nft", "list chain inet faults out").partition("packets ")[2].split()[0])
+            made.on(leader, "nft", "delete table inet faults")
+            seen += watched(made, 2.0)
+        judge(made, clients, f"python -m pytest tests/cluster/test_charm_faults.py -k second; history in {tmp_path}")
+
+    assert refused, "no connection was tried, so nothing was proved"
+    assert [s for s in seen if s != (before["leader"], ["voter"] * 3)] == []
+
+
+def watched(made: JujuStage, seconds: float) -> list[tuple[str, list[str]]]:
+    """What every controller says for so long: who leads, and the roles."""
+    until = time.monotonic() + seconds
+    seen = []
+    while time.monotonic() < until:
+        for unit in made.controllers():
+            section = made.status(unit).get("cluster")
+            if section is not None:  # One that does not answer in time says nothing.
+                seen.append((section["leader"], [m["role"] for m in section["members"]]))
+        time.sleep(0.05)
+    return seen
+
+
 @pytest.mark.slow
 def test_one_to_five_and_back_with_every_fault_at_every_step(tmp_path: Path):
     """1 → 3 → 5 → 3 → 1, orderly; at each size a kill, a stop, a cut, a one-way cut and a power cut."""

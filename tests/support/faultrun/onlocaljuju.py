@@ -68,6 +68,12 @@ class JujuStage:
         document: dict[str, Any] = json.loads(body)
         return document
 
+    def on(self, unit: str, program: str, *words: str) -> str:
+        """Run a program on the unit's host, its arguments one line; return what it printed."""
+        done = self._juju.exec(unit, [program, "; ".join(words)])
+        assert done.returncode == 0, f"{program} on {unit}: {done.stderr}"
+        return done.stdout
+
     def tell(self, event: str, **facts: object) -> None:
         with (self._folder / "faults.jsonl").open("ab") as out:
             out.write(history.line(event, **facts))

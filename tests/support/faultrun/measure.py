@@ -1,0 +1,133 @@
+"""What faults cost, as numbers: `python -m faultrun.measure [--runs N] [NAME…]` prints one JSON document.
+
+    planned-stop   ms between two committed writes while the leader is stopped in order
+    scale-to-one   s from the file that names one controller, after two died at once, to the first committed write
+    frozen-peer    ms a write takes, in the median, before one follower is stopped and while it is
+
+Each number comes from this machine as it is at this moment: the load average stands beside it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import signal
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from demo import history
+
+from faultrun.writer import Writer
+from loopback import Cluster
+
+_FROZEN_SECONDS = 25.0  # Role management queues a question a second on a pool of four: it shows after sixteen.
+_NORMAL_SECONDS = 5.0
+
+
+def planned_stop(folder: Path, runs: int) -> dict[str, Any]:
+    """Stop whoever leads, again and again, under one writer that never rests."""
+    gaps = []
+    with Cluster(folder, block=64) as cluster:
+        cluster.form(3)
+        writer = Writer(cluster, range(3))
+        with writer.writing():
+            cluster.wait(writer.acknowledged, "the writer writes")
+            for _ in range(runs):
+                leader = cluster.leader(0)
+                assert leader is not None
+                begun = time.monotonic()
+                assert cluster.terminate(leader) == 0
+                cluster.wait(lambda begun=begun: writer.acknowledged(begun), "the writer goes on")
+                cluster.start(leader)
+                cluster.wait(lambda: whole(cluster), "three voters again", 40)
+                gap = history.gap_ms(writer.attempts, history.Outage(begun, time.monotonic()))
+                assert gap is not None
+                gaps.append(gap)
+        failed = sum(a.outcome != "acknowledged" for a in writer.attempts)
+    return summary(gaps, "ms") | {"failed-writes": failed}
+
+
+def scale_to_one(folder: Path, runs: int) -> dict[str, Any]:
+    """Two of three die at once, and the configuration that names the third is there at that moment."""
+    took = []
+    for run in range(runs):
+        (folder / str(run)).mkdir(parents=True)
+        with Cluster(folder / str(run), block=65) as cluster:
+            cluster.form(3)
+            writer = Writer(cluster, [0], pause_seconds=0.01)
+            with writer.writing():
+                took.append(_lose_two(cluster, writer))
+    return summary(took, "s")
+
+
+def _lose_two(cluster: Cluster, writer: Writer) -> float:
+    cluster.kill(1, 2)
+    published = time.monotonic()
+    cluster.configure([0], departed=["1", "2"])
+    cluster.wait(lambda: cluster.epoch(0) == 2, "it goes on alone", 60)
+    cluster.wait(lambda: writer.acknowledged(published), "and is writable", 60)
+    first = history.first_acknowledged(writer.attempts, published)
+    assert first is not None
+    return round(first - published, 2)
+
+
+def frozen_peer(folder: Path, runs: int) -> dict[str, Any]:
+    """One follower of three is stopped for longer than any queue needs to fill."""
+    normal, frozen = [], []
+    with Cluster(folder, block=66) as cluster:
+        cluster.form(3)
+        for _ in range(runs):
+            leader = cluster.leader(0)
+            peer = next(n for n in range(3) if n != leader)
+            writer = Writer(cluster, range(3), pause_seconds=0.005)
+            with writer.writing():
+                time.sleep(_NORMAL_SECONDS)
+                stopped = time.monotonic()
+                cluster.signal(peer, signal.SIGSTOP)
+                time.sleep(_FROZEN_SECONDS)
+                cluster.signal(peer, signal.SIGCONT)
+            done = writer.acknowledged()
+            normal += [a.done - a.sent for a in done if a.done < stopped]
+            frozen += [a.done - a.sent for a in done if a.sent > stopped + _FROZEN_SECONDS / 2]
+            cluster.wait(lambda: whole(cluster), "three voters again", 40)
+    before, during = statistics.median(normal) * 1000, statistics.median(frozen) * 1000
+    return {"unit": "ms", "normal": round(before, 2), "frozen": round(during, 2), "ratio": round(during / before, 2)}
+
+
+MEASURES: dict[str, Callable[[Path, int], dict[str, Any]]] = {
+    "planned-stop": planned_stop,
+    "scale-to-one": scale_to_one,
+    "frozen-peer": frozen_peer,
+}
+
+
+def whole(cluster: Cluster) -> bool:
+    """Whether all three serve and are voters, as each of them sees it."""
+    return cluster.serving(0, 1, 2) and all(cluster.role_counts(n) == (3, 0, 0) for n in range(3))
+
+
+def summary(values: list[float], unit: str) -> dict[str, Any]:
+    return {"unit": unit, "median": statistics.median(values), "least": min(values), "most": max(values), "all": values}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="faultrun.measure")
+    parser.add_argument("--runs", type=int, default=5)
+    parser.add_argument("names", nargs="*", metavar="NAME", help=", ".join(MEASURES))
+    wanted = parser.parse_args()
+    found = {}
+    for name in wanted.names or MEASURES:
+        with tempfile.TemporaryDirectory(prefix="ha-controller-") as folder:
+            found[name] = MEASURES[name](Path(folder), wanted.runs) | {"load": [round(x, 1) for x in os.getloadavg()]}
+            print(f"{name}: {found[name]}", file=sys.stderr, flush=True)
+    print(json.dumps(found, indent=2))
+
+
+if __name__ == "__main__":
+    main()
