@@ -53,8 +53,9 @@ NOT_FOUND: Final = 12
 NOT_LEADER: Final = IOERR | 40 << 8
 LEADERSHIP_LOST: Final = IOERR | 41 << 8
 
-# Libraries before 1.18 used these numbers, which SQLite has given to other errors since.
-_NOT_LEADER_CODES = frozenset({NOT_LEADER, IOERR | 32 << 8})
+# Libraries before 1.18 used this number, which SQLite has given to another error since (SQLITE_IOERR_DATA): there the
+# words decide. Their number for "leadership lost" needs no care: like every code not listed here it leaves doubt.
+_OLD_NOT_LEADER = IOERR | 32 << 8
 
 # Primary codes with which SQLite says that it did not carry the statement out. Everything else is not trusted so far.
 _PLAIN = frozenset({0, 1, 2, 3, 4, 6, 7, 8, 9, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23, 24, 25, 26})
@@ -69,13 +70,13 @@ def is_plain(code: int) -> bool:
 
 def spoils_connection(code: int) -> bool:
     """True when the connection that got this failure must not be used again: what it holds open is not known."""
-    return not (is_plain(code) or code & 0xFF == BUSY or code in _NOT_LEADER_CODES) or code == NOT_FOUND
+    return not (is_plain(code) or code & 0xFF == BUSY or code == NOT_LEADER) or code == NOT_FOUND
 
 
 def from_failure(code: int, text: str, *, changes: bool, address: str = "") -> DbAccessorError:
     """Translate a failure that a node answered. `changes` says whether the request could have changed anything."""
     message = f"{text} (code {code})"
-    if code in _NOT_LEADER_CODES:
+    if code == NOT_LEADER or (code == _OLD_NOT_LEADER and "not leader" in text):
         return NotLeader(message, code=code, address=address)
     if code & 0xFF == BUSY or code == NOT_FOUND:
         # NOT_FOUND means that the connection's database was closed under it, by a change of leader.

@@ -27,6 +27,14 @@ class Asked:
 END = object()  # Close the connection.
 SILENCE = object()  # Answer nothing, and keep the connection.
 
+
+@dataclass(frozen=True)
+class Cut:
+    """Send these bytes, and close the connection."""
+
+    data: bytes
+
+
 Script = Callable[[Asked], object]
 
 
@@ -150,6 +158,9 @@ class FakeNode:
                 self.asked.append(asked)
                 answer = self.script(asked)
                 if answer is END:
+                    return
+                if isinstance(answer, Cut):
+                    writer.write(answer.data)
                     return
                 if answer is not SILENCE:
                     assert isinstance(answer, bytes)

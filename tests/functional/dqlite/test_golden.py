@@ -26,18 +26,37 @@ def test_a_real_node_answers_the_golden_conversation_byte_for_byte(nodes: InProc
         stream.connect("\0" + nodes.socket_name(0))
         stream.sendall(wire.HELLO)
         for name, request in golden_conversation.STEPS:
-            data = wire.encode(request)
+            data = golden_conversation.encoded(request)
             stream.sendall(data)
             answer = _whole_answer(stream)
             steps.append({"name": name, "request": data.hex(), "answer": [part.hex() for part in answer]})
 
-    stored = {"hello": wire.HELLO.hex(), "library": native.load().version, "steps": steps}
+    library, sqlite = native.load().version, _sqlite_version(nodes.socket_name(0))
+    file = golden_conversation.file(library)
     if os.environ.get("HA_CONTROLLER_WRITE_GOLDEN"):
-        golden_conversation.FILE.write_text(json.dumps(stored, indent=1) + "\n")
-    golden = json.loads(golden_conversation.FILE.read_text())
-    if golden["library"] != stored["library"]:
-        pytest.skip(f"the golden bytes are of {golden['library']}, this is {stored['library']}")
+        stored = {"hello": wire.HELLO.hex(), "library": library, "sqlite": sqlite, "steps": steps}
+        file.write_text(json.dumps(stored, indent=1) + "\n")
+    if not file.exists():
+        pytest.skip(f"there are no golden bytes of {library}")
+    golden = json.loads(file.read_text())
+    if golden["sqlite"] != sqlite:
+        # A database's first page names the version of SQLite that wrote it, and messages change their words.
+        pytest.skip(f"the golden bytes are of SQLite {golden['sqlite']}, this is {sqlite}")
     assert steps == golden["steps"]
+
+
+def _sqlite_version(socket_name: str) -> str:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as stream:
+        stream.settimeout(10)
+        stream.connect("\0" + socket_name)
+        stream.sendall(wire.HELLO + wire.encode(wire.Request(wire.RequestType.OPEN, ("golden", 0, ""))))
+        _whole_answer(stream)
+        stream.sendall(wire.encode(wire.Request(wire.RequestType.QUERY_SQL, (0, "SELECT sqlite_version()"))))
+        decoder = wire.Decoder()
+        decoder.feed(b"".join(_whole_answer(stream)))
+        answer = decoder.next()
+        assert isinstance(answer, wire.RowsPart)
+        return str(answer.rows[0][0])
 
 
 def _whole_answer(stream: socket.socket) -> list[bytes]:

@@ -6,23 +6,74 @@ import pytest
 
 from dbaccessor import errors
 
-NOTHING_DONE = [
-    (10250, errors.NotLeader),
-    (8202, errors.NotLeader),  # The same, as older libraries number it.
-    (5, errors.NotReady),
-    (517, errors.NotReady),  # SQLITE_BUSY_SNAPSHOT
-    (12, errors.NotReady),  # The connection's database was closed by a change of leader.
-    (0, errors.Refused),  # "empty statement"
-    (1, errors.Refused),
-    (19, errors.Refused),
-    (2067, errors.Refused),  # SQLITE_CONSTRAINT_UNIQUE
-    (23, errors.Refused),
-    (1005, errors.Refused),
-]
-DOUBTFUL = [10506, 8458, 10, 100, 101, 11, 4106, 25354]
+# Every code that libdqlite 1.18.1 and 1.18.7 answer with: Dqlite's own, and SQLite's primary codes. An extended code
+# of SQLite (its low byte is the primary one) follows its primary code, except where it is listed.
+NOTHING_DONE = {
+    10250: errors.NotLeader,  # SQLITE_IOERR | 40 << 8, Dqlite's "not leader".
+    5: errors.NotReady,  # SQLITE_BUSY; also "checkpoint in progress", and a second Open on one connection.
+    261: errors.NotReady,  # SQLITE_BUSY_RECOVERY
+    517: errors.NotReady,  # SQLITE_BUSY_SNAPSHOT
+    773: errors.NotReady,  # SQLITE_BUSY_TIMEOUT
+    12: errors.NotReady,  # No database or statement of this number: a change of leader closed it.
+    0: errors.Refused,  # "empty statement"
+    1: errors.Refused,  # SQLITE_ERROR; DQLITE_ERROR
+    2: errors.Refused,  # SQLITE_INTERNAL; DQLITE_MISUSE
+    3: errors.Refused,  # SQLITE_PERM; DQLITE_NOMEM
+    4: errors.Refused,  # SQLITE_ABORT
+    516: errors.Refused,  # SQLITE_ABORT_ROLLBACK
+    6: errors.Refused,  # SQLITE_LOCKED
+    7: errors.Refused,  # SQLITE_NOMEM
+    8: errors.Refused,  # SQLITE_READONLY
+    9: errors.Refused,  # SQLITE_INTERRUPT
+    13: errors.Refused,  # SQLITE_FULL
+    14: errors.Refused,  # SQLITE_CANTOPEN
+    15: errors.Refused,  # SQLITE_PROTOCOL
+    16: errors.Refused,  # SQLITE_EMPTY
+    17: errors.Refused,  # SQLITE_SCHEMA
+    18: errors.Refused,  # SQLITE_TOOBIG
+    19: errors.Refused,  # SQLITE_CONSTRAINT
+    275: errors.Refused,  # SQLITE_CONSTRAINT_CHECK
+    787: errors.Refused,  # SQLITE_CONSTRAINT_FOREIGNKEY
+    1299: errors.Refused,  # SQLITE_CONSTRAINT_NOTNULL
+    1555: errors.Refused,  # SQLITE_CONSTRAINT_PRIMARYKEY
+    1811: errors.Refused,  # SQLITE_CONSTRAINT_TRIGGER
+    2067: errors.Refused,  # SQLITE_CONSTRAINT_UNIQUE
+    20: errors.Refused,  # SQLITE_MISMATCH
+    21: errors.Refused,  # SQLITE_MISUSE
+    22: errors.Refused,  # SQLITE_NOLFS
+    23: errors.Refused,  # SQLITE_AUTH
+    24: errors.Refused,  # SQLITE_FORMAT
+    25: errors.Refused,  # SQLITE_RANGE
+    26: errors.Refused,  # SQLITE_NOTADB
+    1001: errors.Refused,  # DQLITE_PROTO
+    1002: errors.Refused,  # DQLITE_NOTFOUND
+    1003: errors.Refused,  # DQLITE_PARSE: the statement's tail
+    1004: errors.Refused,
+    1005: errors.Refused,  # Unrecognized request, schema or format.
+}
+DOUBTFUL = {
+    10506: "SQLITE_IOERR | 41 << 8, Dqlite's 'leadership lost'",
+    8458: "the same before 1.18; SQLITE_IOERR_CORRUPTFS since",
+    8202: "SQLITE_IOERR_DATA; before 1.18 'not leader', which its words tell",
+    10: "SQLITE_IOERR",
+    266: "SQLITE_IOERR_READ",
+    778: "SQLITE_IOERR_WRITE",
+    1034: "SQLITE_IOERR_FSYNC",
+    3850: "SQLITE_IOERR_LOCK",
+    10762: "the next number that Dqlite may give itself",
+    11: "SQLITE_CORRUPT",
+    267: "SQLITE_CORRUPT_VTAB",
+    27: "SQLITE_NOTICE",
+    28: "SQLITE_WARNING",
+    100: "SQLITE_ROW; 1.18.1 answers RETURNING with it",
+    101: "SQLITE_DONE",
+    29: "a primary code that SQLite does not have yet",
+    1000: "none of Dqlite's",
+    1006: "none of Dqlite's yet",
+}
 
 
-@pytest.mark.parametrize(("code", "kind"), NOTHING_DONE)
+@pytest.mark.parametrize(("code", "kind"), NOTHING_DONE.items(), ids=str)
 @pytest.mark.parametrize("changes", [True, False])
 def test_codes_that_say_that_nothing_was_done(code: int, kind: type[errors.DbAccessorError], changes: bool):
     error = errors.from_failure(code, "text", changes=changes, address="controller-0-1")
@@ -37,6 +88,24 @@ def test_every_other_code_leaves_a_write_in_doubt_and_spoils_the_connection(code
     assert type(errors.from_failure(code, "text", changes=True)) is errors.Indefinite
     assert type(errors.from_failure(code, "text", changes=False)) is errors.NotReady
     assert errors.spoils_connection(code)
+
+
+def test_every_primary_code_of_sqlite_is_in_one_of_the_tables():
+    assert {*range(29), 100, 101} <= NOTHING_DONE.keys() | DOUBTFUL.keys()
+    assert NOTHING_DONE.keys() & DOUBTFUL.keys() == set()
+
+
+def test_no_code_at_all_says_done_and_only_those_that_leave_doubt_end_the_connection():
+    for code in range(12_000):
+        kind = type(errors.from_failure(code, "text", changes=True))
+        assert kind in (errors.NotLeader, errors.NotReady, errors.Refused, errors.Indefinite)
+        assert errors.spoils_connection(code) == (kind is errors.Indefinite or code == 12)
+
+
+@pytest.mark.parametrize("changes", [True, False])
+def test_the_old_number_of_not_leader_counts_only_with_its_words(changes: bool):
+    assert type(errors.from_failure(8202, "not leader", changes=changes)) is errors.NotLeader
+    assert type(errors.from_failure(8202, "disk I/O error", changes=True)) is errors.Indefinite
 
 
 @pytest.mark.parametrize(
