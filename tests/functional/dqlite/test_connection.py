@@ -174,7 +174,13 @@ def test_a_closed_connection_rolls_its_transaction_back(nodes: InProcess):
             await other.open_database("data")
             await other.execute("BEGIN IMMEDIATE")
             await other.execute("INSERT INTO t VALUES(1)")
-        await connection.execute("INSERT INTO t VALUES(2)")
+
+        async def written() -> bool:
+            await connection.execute("INSERT INTO t VALUES(2)")
+            return True
+
+        # Libraries without a busy timeout say "busy" until they have noticed.
+        await until(written, "the lock being given up", 5)
         assert (await connection.query("SELECT a FROM t")).rows == ((2,),)
 
     on_one_node(nodes, play)
