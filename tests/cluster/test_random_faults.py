@@ -22,11 +22,13 @@ def test_nothing_acknowledged_is_lost_and_no_read_is_stale(tmp_path: Path, seed:
     again = f"HA_CONTROLLER_SEEDS={seed} python -m pytest tests/cluster/test_random_faults.py; history in {tmp_path}"
     with Cluster(tmp_path, block=60) as cluster, Clients(tmp_path / "history", seed) as clients:
         stage = LoopbackStage(cluster, clients, tmp_path / "history")
+        stage.load(seed)
         stage.form(3)
         clients.start(stage.addresses())
         nemesis.torment(stage, seed, SECONDS)
         healed = stage.mend()
         clients.finish()
+        stage.quiet()
         clients.read_everything(stage.addresses())
         result = verdict.judge(clients.events(), client.ACCOUNTS * client.BALANCE)
 

@@ -29,6 +29,9 @@ class Cluster:
         self._processes: dict[int, subprocess.Popen[bytes]] = {}
         self._hosts: dict[int, int] = {}
         self.generation = 0
+        # What is started, and where its modules are found.
+        self.program = ["-m", "controller.daemon"]
+        self.paths = [LIB]
 
     def __enter__(self) -> Cluster:
         return self
@@ -83,14 +86,14 @@ class Cluster:
 
     def start(self, *numbers: int, crash: tuple[str, int] | None = None) -> None:
         """Start controllers. `crash`: SIGKILL itself at that durable step after that file (crashing_controllerd)."""
-        program = [str(CRASHING), crash[0], str(crash[1])] if crash is not None else ["-m", "controller.daemon"]
+        program = [str(CRASHING), crash[0], str(crash[1])] if crash is not None else self.program
         for n in numbers:
             self.state_dir(n).mkdir(mode=0o700, parents=True, exist_ok=True)
             with (self.root / f"{n}.log").open("ab") as log:
                 self._processes[n] = subprocess.Popen(
                     [sys.executable, *program, "--state-dir", str(self.state_dir(n))],
                     stderr=log,
-                    env={**os.environ, "PYTHONPATH": str(LIB)},
+                    env={**os.environ, "PYTHONPATH": os.pathsep.join(map(str, self.paths))},
                 )
 
     def kill(self, *numbers: int) -> None:
@@ -114,6 +117,9 @@ class Cluster:
         """SIGTERM; return the exit status."""
         self._processes[n].terminate()
         return self._processes[n].wait(timeout=40)
+
+    def pid(self, n: int) -> int:
+        return self._processes[n].pid
 
     def alive(self, n: int) -> bool:
         return self._processes[n].poll() is None

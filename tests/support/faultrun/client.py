@@ -51,14 +51,14 @@ _READ_ACCOUNTS = "SELECT id, balance FROM account ORDER BY id"
 
 
 class Client:
-    """One client: a name, dice, and a database of its own to ask."""
+    """One client: a name, dice, and a database to ask; `to` makes a handle to a database by its name."""
 
     database_name = ""
 
-    def __init__(self, name: str, seed: int, connector: OutsideConnector, stop: asyncio.Event) -> None:
+    def __init__(self, name: str, seed: int, to: Callable[[str], Database], stop: asyncio.Event) -> None:
         self.name = name
         self.dice = random.Random(f"{seed} {name}")
-        self.database = Database(connector, self.database_name)
+        self.database = to(self.database_name)
         self._stop = stop
         self._asked = 0
 
@@ -245,7 +245,12 @@ class Bank(Client):
             await self._transfer()
 
     async def _balances(self) -> dict[str, Any]:
-        return {"balances": [balance for _, balance in await self.read(_READ_ACCOUNTS)]}
+        if self.dice.random() < 0.5:
+            return {"balances": [balance for _, balance in await self.read(_READ_ACCOUNTS)]}
+        # One account at a time: only a transaction shows all of one moment.
+        async with self.database.transaction(read_only=True, deadline_seconds=_OP_SECONDS) as tx:
+            each = [await tx.query("SELECT balance FROM account WHERE id = ?", (i,)) for i in range(ACCOUNTS)]
+        return {"balances": [found.rows[0][0] for found in each]}
 
     async def _transfer(self) -> None:
         source, target = self.dice.sample(range(ACCOUNTS), 2)
@@ -265,11 +270,11 @@ class Bank(Client):
 KINDS: dict[str, type[Client]] = {"append": Append, "count": Count, "register": Register, "late": Late, "bank": Bank}
 
 
-async def read_everything(connector: OutsideConnector) -> None:
+async def read_everything(to: Callable[[str], Database]) -> None:
     """Write down what there is at the end. Raises DbAccessorError when it cannot be read in time."""
     found = {}
     for name, sql in (("entries", _READ_ENTRIES), ("registers", _READ_REGISTERS), ("bank", _READ_ACCOUNTS)):
-        database = Database(connector, name)
+        database = to(name)
 
         # A write first: whoever answers then leads, and has everything.
         async def look(tx: Transaction, sql: str = sql) -> list[tuple[Any, ...]]:
@@ -306,15 +311,18 @@ async def _main(name: str, seed: int, wanted: dict[str, int]) -> None:
             addresses = json.loads(told)
         stop.set()
 
+    def outside(database: str) -> Database:
+        return Database(OutsideConnector(lambda: addresses), database)
+
     async with asyncio.TaskGroup() as group:
         listening = group.create_task(listen())
         for kind, count in wanted.items():
             if kind == "last":
-                await read_everything(OutsideConnector(lambda: addresses))
+                await read_everything(outside)
                 listening.cancel()
                 continue
             for number in range(count):
-                client = KINDS[kind](f"{name}-{kind}{number}", seed, OutsideConnector(lambda: addresses), stop)
+                client = KINDS[kind](f"{name}-{kind}{number}", seed, outside, stop)
                 group.create_task(client.run())
 
 

@@ -14,7 +14,7 @@ from typing import Any
 from demo import history
 
 ROOT = Path(__file__).parents[3]
-_PATHS = (ROOT, ROOT / "lib", ROOT / "tests" / "support")
+PATHS = (ROOT, ROOT / "lib", ROOT / "tests" / "support")
 
 # Enough to overlap, few enough not to be the load that the run is about.
 DEFAULT = {
@@ -54,7 +54,7 @@ class Clients:
                     self._inside(
                         [
                             "env",
-                            f"PYTHONPATH={os.pathsep.join(map(str, _PATHS))}",
+                            f"PYTHONPATH={os.pathsep.join(map(str, PATHS))}",
                             *(sys.executable, "-m", "faultrun.client", name, str(self._seed), *kinds),
                         ]
                     ),

@@ -12,9 +12,10 @@ from pathlib import Path
 
 from demo import history
 
-from faultrun.clients import Clients
+from faultrun.clients import PATHS, Clients
 from loopback import Cluster
 
+LOADED = Path(__file__).parent / "loadedcontrollerd.py"
 _MOST = 5
 _LEAVE_SECONDS = 30
 
@@ -70,6 +71,20 @@ class LoopbackStage:
         if len(self._named) > 1:
             offered["remove"] = self.remove
         return offered
+
+    def load(self, seed: int) -> None:
+        """Let every controller that is started from now on have clients inside."""
+        self._cluster.program = [str(LOADED), str(self._folder), str(seed)]
+        self._cluster.paths += PATHS
+
+    def quiet(self) -> None:
+        """Let the clients inside end what they asked. Call it when nothing is disturbed any more."""
+        (self._folder / "enough").touch()
+        alive = {self._cluster.pid(n) for n in self._named}
+        self._cluster.wait(
+            lambda: alive <= {e["pid"] for e in self._clients.events() if e["event"] == "ended"},
+            "the clients inside end what they asked",
+        )
 
     def mend(self) -> float:
         """Let everybody live, and wait until the cluster is whole; return the seconds that took."""
