@@ -62,6 +62,7 @@ class Member(msgspec.Struct, frozen=True, rename="kebab", kw_only=True):
     leader: bool
     answers: bool
     here: bool
+    problem: str = ""  # What keeps it from doing its part although it answers.
 
 
 class Cluster(msgspec.Struct, frozen=True, rename="kebab", kw_only=True):
@@ -209,6 +210,7 @@ def _member_state(member: Member) -> str:
     words = ["answers" if member.answers else "does not answer"]
     words += ["leader"] if member.leader else []
     words += ["here"] if member.here else []
+    words += [member.problem] if member.problem else []
     return ", ".join(words)
 
 

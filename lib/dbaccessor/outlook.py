@@ -24,6 +24,7 @@ class Outlook:
     probe: Probe | None = None
     answers: Mapping[str, Answer] = field(default_factory=dict)
     remembered_role: str = ""
+    own_ailing: str = ""
 
     @property
     def leader(self) -> str:
@@ -58,6 +59,14 @@ class Outlook:
             if a.running and a.cluster_uuid == own.cluster_uuid and a.epoch == own.epoch
         }
         return frozenset(others | ({own.dqlite_id} if self.probe is not None else set()))
+
+    @property
+    def ailing(self) -> dict[int, str]:
+        """What those of `alive` say that keeps them from doing their part, by Dqlite id."""
+        told = {a.dqlite_id: a.ailing for a in self.answers.values() if a.ailing and a.dqlite_id in self.alive}
+        if self.identity is not None and self.own_ailing:
+            told[self.identity.dqlite_id] = self.own_ailing
+        return told
 
     @property
     def removed(self) -> bool:

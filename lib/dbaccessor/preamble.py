@@ -69,6 +69,7 @@ class Answer(msgspec.Struct, frozen=True, rename="kebab", kw_only=True):
     `leader` is the raft name of the leader that the node itself is in touch with, "" when it knows none: by its own
     raft, or, for a stand-by or spare, by a leader that told it so. It is never what a third one said.
     `members` is what its own log says; a spare gets no log and answers an empty one.
+    `ailing` says what keeps a node that runs from doing its part ("": nothing).
     `last_term` and `last_index` tell where its log ends, once it has been without a leader for the hold; else 0.
     """
 
@@ -88,6 +89,7 @@ class Answer(msgspec.Struct, frozen=True, rename="kebab", kw_only=True):
     members: tuple[MemberFact, ...] = ()
     last_term: int = 0
     last_index: int = 0
+    ailing: str = ""
 
 
 class Outcome(msgspec.Struct, frozen=True):

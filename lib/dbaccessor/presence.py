@@ -68,7 +68,7 @@ class Presence:
         )
         self._update_caller()
 
-    def tell(self, *, running: bool, leader: str, last: LastEntry) -> None:
+    def tell(self, *, running: bool, leader: str, last: LastEntry, ailing: str) -> None:
         """Answer from now on with the present identity, and with this about the own node."""
         conf, identity = self._conf, self.identity
         facts = Answer(
@@ -89,6 +89,7 @@ class Presence:
                 superseded=identity.superseded,
                 last_term=last.term,
                 last_index=last.index,
+                ailing=ailing,
             )
         self.proxy.facts = facts
 

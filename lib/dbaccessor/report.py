@@ -141,8 +141,12 @@ def cluster_section(
     addresses: Mapping[str, str],
     port: int,
     running: bool,
+    ailing: Mapping[int, str],
 ) -> dict[str, Any]:
-    """Return the `cluster` part of the status document. `alive` are Dqlite ids, `dropped` raft names."""
+    """Return the `cluster` part of the status document.
+
+    `alive` are Dqlite ids, `dropped` raft names; `ailing` says by Dqlite id what keeps one from doing its part.
+    """
     ids = alive & {m.dqlite_id for m in members}
     silent = sorted(controller_of(m.name) for m in members if m.dqlite_id not in ids)
     off_target = cluster.off_target(members, ids) if leader else None
@@ -152,11 +156,16 @@ def cluster_section(
         health, advice = "no-quorum", f"revive controller {', '.join(silent)}" if silent else "wait for the election"
     elif silent:
         health, advice = "degraded", f"revive controller {', '.join(silent)}, or remove its unit if it is gone for good"
+    elif ailing:
+        told = sorted(
+            f"controller {controller_of(m.name)}: {ailing[m.dqlite_id]}" for m in members if m.dqlite_id in ailing
+        )
+        health, advice = "degraded", "; ".join(told)
     elif off_target is not None:
         health, advice = "degraded", f"roles are being settled: {off_target}"
     else:
         health, advice = "healthy", "" if len(members) > 2 else "not HA: may lose 0; add units until there are three"
-    may_lose = cluster.may_lose(members, ids) if leader else 0
+    may_lose = cluster.may_lose(members, ids - ailing.keys()) if leader else 0
     return {
         "uuid": identity.cluster_uuid,
         "epoch": {"number": identity.epoch.number, "tag": identity.epoch.tag},
@@ -177,6 +186,7 @@ def cluster_section(
                 "leader": m.name == leader,
                 "answers": m.dqlite_id in ids,
                 "here": m.dqlite_id == identity.dqlite_id,
+                "problem": ailing.get(m.dqlite_id, ""),
             }
             for m in sorted(members, key=lambda m: controller_of(m.name))
         ],

@@ -22,6 +22,7 @@ from dbaccessor.charmnews import CharmNews
 from dbaccessor.conf import FILE_NAME, ConfReader
 from dbaccessor.confirm import Confirmer
 from dbaccessor.database import Database
+from dbaccessor.disk import Disk
 from dbaccessor.dqlite import nodedir
 from dbaccessor.dqlite.connection import Role
 from dbaccessor.executor import Executor
@@ -79,6 +80,7 @@ class Worker:
             on_change=self._changed,
             on_timing=self._retime,
         )
+        self._disk = Disk(state_dir)
         self._last = nodedir.NO_ENTRY
         self._removed_since: float | None = None
         self._conf_due = self._retry_at = 0.0
@@ -293,7 +295,13 @@ class Worker:
         self._peers.hurry()
 
     def _outlook(self) -> Outlook:
-        return Outlook(self._identity, self._own.probe, self._peers.answers(), self._registrar.members.role)
+        return Outlook(
+            self._identity,
+            self._own.probe,
+            self._peers.answers(),
+            self._registrar.members.role,
+            self._disk.problem,
+        )
 
     def _view(self, outlook: Outlook) -> policy.View:
         members = self._registrar.members
@@ -336,13 +344,14 @@ class Worker:
         """The leader's duties, and keeping the charm informed."""
         while True:
             await asyncio.sleep(_DUTY_SECONDS)
+            self._disk.look()
             try:
                 await self._membership.look()
                 identity, outlook = self._identity, self._outlook()
                 if identity is not None and outlook.leader and self._announced():
                     self.charm_news.update(identity, outlook)
             except (errors.DbAccessorError, OSError, TimeoutError) as error:
-                log.warning("duties: %s", error)
+                log.log(logging.DEBUG if self._disk.problem else logging.WARNING, "duties: %s", error)
             self.charm_news.ask_for_a_newer_map(self._reader.conf, self._outlook())
 
     async def _keep_registry(self) -> None:
@@ -393,7 +402,8 @@ class Worker:
 
     def _update_facts(self) -> None:
         running = self._own.running
-        self._presence.tell(running=running, leader=self._outlook().leader if running else "", last=self._last)
+        leader = self._outlook().leader if running else ""
+        self._presence.tell(running=running, leader=leader, last=self._last, ailing=self._disk.problem)
 
     def _update_addresses(self) -> None:
         members = self._registrar.members
@@ -421,6 +431,8 @@ class Worker:
             waits.append(
                 ("listen", self._presence.listen_problem, "see the unit's addresses; it is tried again by itself")
             )
+        if self._disk.problem:
+            waits.append(("disk", self._disk.problem, "free space there; it goes on by itself"))
         accounts.show(waits)
         if isinstance(action, policy.Wait):
             if not self._own.running or not outlook.leader:
@@ -449,6 +461,7 @@ class Worker:
                 self._dialer.book.everybody(),
                 self._dialer.book.port,
                 self._own.running,
+                outlook.ailing,
             )
         return {
             "controller-id": conf.controller_id if conf is not None else "",
