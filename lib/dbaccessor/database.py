@@ -41,16 +41,19 @@ _T = TypeVar("_T")
 class Database:
     """One namespace. Its writing transactions run one after another, its reads beside them.
 
-    Databases of one process share a `confirmer`; without one, this has its own.
+    Databases of one process share a `confirmer`; without one, this has its own. `gate`: see Pool.
     """
 
-    def __init__(self, connector: Connector, name: str, confirmer: Confirmer | None = None) -> None:
+    def __init__(
+        self, connector: Connector, name: str, confirmer: Confirmer | None = None, gate: pool.Gate | None = None
+    ) -> None:
         self.name = name
         self._confirmer = Confirmer(connector) if confirmer is None else confirmer
         self._owns_confirmer = confirmer is None
-        self._writers = pool.Pool(connector, name, _WRITERS, "transactions")
-        self._readers = pool.Pool(connector, name, _READERS, "reads")
+        self._writers = pool.Pool(connector, name, _WRITERS, "transactions", gate)
+        self._readers = pool.Pool(connector, name, _READERS, "reads", gate)
         self._connector = connector
+        self._gate = gate
         self._committers: list[GroupCommit] = []
 
     @contextlib.asynccontextmanager
@@ -153,7 +156,7 @@ class Database:
 
     def group_commit(self, batch: Batch) -> GroupCommit:
         """Return a committer that takes many small writes of one kind into one transaction (groupcommit.py)."""
-        connections = pool.Pool(self._connector, self.name, 1, "batches")
+        connections = pool.Pool(self._connector, self.name, 1, "batches", self._gate)
         self._committers.append(GroupCommit(connections, self._confirmer, batch))
         return self._committers[-1]
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Protocol
 
 from dbaccessor import errors, retry
@@ -32,11 +32,16 @@ class Connector(Members, Protocol):
         ...
 
 
+# Asked before a connection is opened, with the deadline; raises where there must be none.
+Gate = Callable[[float], Awaitable[None]]
+
+
 class Pool:
     """At most `size` connections to the database `name`. `what` names their users in errors."""
 
-    def __init__(self, connector: Connector, name: str, size: int, what: str) -> None:
+    def __init__(self, connector: Connector, name: str, size: int, what: str, gate: Gate | None = None) -> None:
         self._connector = connector
+        self._gate = gate
         self._name = name
         self._what = what
         self._turns = asyncio.Semaphore(size)
@@ -72,6 +77,8 @@ class Pool:
             connection.close()
         if self.closed:
             raise errors.NotReady(f"{self._name} is closed")
+        if self._gate is not None:
+            await self._gate(deadline)
         connection = await self._connector.to_leader(deadline=deadline)
         try:
             await connection.open_database(self._name, deadline_seconds=retry.left(deadline))

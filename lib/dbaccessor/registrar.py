@@ -23,8 +23,9 @@ log = logging.getLogger(__name__)
 class Registrar:
     """`announced_as` is the identity whose row is known to be written, None at first."""
 
-    def __init__(self, store: Store, database: Database) -> None:
+    def __init__(self, store: Store, database: Database, application: int = 0) -> None:
         self._store = store
+        self._application = application
         self._database = database
         self._unsaved = False
         self._refused: set[str] = set()
@@ -46,7 +47,7 @@ class Registrar:
 
     async def announce(self, identity: Identity, address: str, generation: int) -> None:
         """Write this node's row. Raises DbAccessorError; asking again is safe."""
-        await registry.announce(self._database, identity, address, generation, self.dropped)
+        await registry.announce(self._database, identity, address, generation, self.dropped, self._application)
         self.announced_as = identity
 
     async def remember(self, identity: Identity, outlook: Outlook, conf: ControllerConf, book: AddressBook) -> None:

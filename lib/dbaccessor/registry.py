@@ -35,18 +35,30 @@ class NodeRow:
 
 
 async def announce(
-    database: Database, identity: Identity, address: str, generation: int, dropped: Iterable[Known]
+    database: Database,
+    identity: Identity,
+    address: str,
+    generation: int,
+    dropped: Iterable[Known],
+    application: int = 0,
 ) -> None:
     """Apply the schema and write this node's row and the cluster's identity. Idempotent; raises DbAccessorError.
 
     `generation` is 0 for a node that only came back: what it recorded when it joined stays. `dropped` are the members
-    that a forced reconfiguration left behind; every later member is to know of them.
+    that a forced reconfiguration left behind; every later member is to know of them. `application` is the version of
+    the program around this package, by which its own patches wait for each other (schema).
     """
     left_behind = tuple(dropped)
+    patches = schema.controller_patches()
 
     async def write(tx: Transaction) -> None:
-        await _apply_schema(tx)
+        lowest = await _lowest_version(tx, identity.controller_id)
+        await schema.apply(tx, patches, own_version=len(patches), lowest_version=lowest)
         await tx.execute(_UPSERT, (identity.controller_id, str(identity.dqlite_id), identity.name, address, generation))
+        await tx.execute(
+            "UPDATE controller_node SET version = ?, application = ? WHERE controller_id = ?",
+            (len(patches), application, identity.controller_id),
+        )
         for key, value in (
             ("cluster-uuid", identity.cluster_uuid),
             ("epoch-number", str(identity.epoch.number)),
@@ -110,12 +122,11 @@ async def forget_dropped(database: Database, names: Iterable[str]) -> None:
     await database.run(write)
 
 
-async def _apply_schema(tx: Transaction) -> None:
-    await tx.execute(schema.CREATE_PATCH_TABLE)
-    done = {int(str(row[0])) for row in (await tx.query("SELECT number FROM schema_patch")).rows}
-    for number, name in enumerate(schema.PATCHES, start=1):
-        if number in done:
-            continue
-        for statement in schema.statements(name):
-            await tx.execute(statement)
-        await tx.execute("INSERT INTO schema_patch (number, name) VALUES (?, ?)", (number, name))
+async def _lowest_version(tx: Transaction, controller_id: str) -> int:
+    """Return the lowest version that another controller reported; this one's own is known."""
+    columns = {str(row[1]) for row in (await tx.query("PRAGMA table_info(controller_node)")).rows}
+    if "version" not in columns:
+        return 0
+    found = await tx.query("SELECT min(version) FROM controller_node WHERE controller_id <> ?", (controller_id,))
+    lowest = found.rows[0][0]
+    return len(schema.controller_patches()) if lowest is None else int(str(lowest))

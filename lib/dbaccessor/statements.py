@@ -57,6 +57,7 @@ _WRITE = frozenset({"INSERT", "REPLACE", "UPDATE", "DELETE", "CREATE", "ALTER", 
 # Some pragmas change how a node stores or locks; only these, which tell something, are let through.
 _PRAGMAS_OF_A_NAME = frozenset(
     {
+        "DEFER_FOREIGN_KEYS",  # Of one transaction: it is off again after it.
         "FOREIGN_KEY_CHECK",
         "FOREIGN_KEY_LIST",
         "INDEX_INFO",

@@ -33,6 +33,7 @@ from dbaccessor.metrics import Metrics
 from dbaccessor.outlook import Outlook
 from dbaccessor.ownnode import OwnNode
 from dbaccessor.peers import PeerWatch
+from dbaccessor.pool import Gate
 from dbaccessor.preamble import MembershipRequest, Outcome
 from dbaccessor.presence import Presence
 from dbaccessor.registrar import Registrar
@@ -48,9 +49,12 @@ _LEAVE_SECONDS = 25.0
 
 
 class Worker:
-    """Owns the node of one state directory. Create it inside the event loop that runs it."""
+    """Owns the node of one state directory. Create it inside the event loop that runs it.
 
-    def __init__(self, state_dir: Path) -> None:
+    `application` is the version of the program around this package, which the controllers tell each other.
+    """
+
+    def __init__(self, state_dir: Path, application: int = 0) -> None:
         self._loop = asyncio.get_running_loop()
         self._store = Store(state_dir)
         self._reader = ConfReader(state_dir / FILE_NAME)
@@ -65,7 +69,7 @@ class Worker:
         self._confirmer = Confirmer(self._connector)
         self._databases: dict[str, Database] = {}
         controller_database = self.database(registry.DATABASE)
-        self._registrar = Registrar(self._store, controller_database)
+        self._registrar = Registrar(self._store, controller_database, application)
         self._membership = Membership(controller_database, first, self._leading)
         self._accounts = report.Accounts(state_dir)
         self.charm_news = CharmNews(self._store)
@@ -92,8 +96,12 @@ class Worker:
     def database(self, name: str) -> Database:
         """Return the handle to the database `name`, whose transactions run on the leader; the same one each time."""
         if name not in self._databases:
-            self._databases[name] = Database(self._connector, name, self._confirmer)
+            self._databases[name] = self.new_database(name)
         return self._databases[name]
+
+    def new_database(self, name: str, gate: Gate | None = None) -> Database:
+        """Return a handle of its own, with its own queues; the caller closes it. `gate`: see Pool."""
+        return Database(self._connector, name, self._confirmer, gate)
 
     def nudge(self) -> None:
         """Look at the configuration file now. Callable from any thread."""
