@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -91,7 +93,7 @@ class OwnNode:
         began = time.monotonic()
         try:
             async with asyncio.timeout(limit_seconds):
-                done = await asyncio.to_thread(self._node.handover)
+                done = await _in_abandonable_thread(self._node.handover)
             self._handing_over = False
             log.info("handover %s", "done" if done else "not possible")
             return Handover("done" if done else "kept-vote", round(time.monotonic() - began, 3))
@@ -107,3 +109,22 @@ class OwnNode:
         self.local, self.probe = None, None
         if node is not None and not self.stuck:
             await asyncio.to_thread(node.stop)
+
+
+async def _in_abandonable_thread(call: Callable[[], bool]) -> bool:
+    """Run a call that may never come back. Unlike asyncio's threads it keeps no process from ending."""
+    loop = asyncio.get_running_loop()
+    outcome: asyncio.Future[bool] = loop.create_future()
+
+    def settle(done: bool) -> None:
+        if not outcome.done():
+            outcome.set_result(done)
+
+    def work() -> None:
+        done = call()
+        # The loop may be closed by the time a late call comes back; nobody waits for it any more then.
+        with contextlib.suppress(RuntimeError):
+            loop.call_soon_threadsafe(settle, done)
+
+    threading.Thread(target=work, name="handover", daemon=True).start()
+    return await outcome
