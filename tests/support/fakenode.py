@@ -102,6 +102,7 @@ class FakeNode:
         self.ended = 0
         self._serving: set[asyncio.Task[None]] = set()
         self._writers: list[asyncio.StreamWriter] = []
+        self._unserved: set[socket.socket] = set()
 
     @property
     def statements(self) -> list[str]:
@@ -109,6 +110,7 @@ class FakeNode:
 
     async def connect(self, deadline_seconds: float = 5) -> Connection:
         near, far = socket.socketpair()
+        self._unserved.add(far)
         task = asyncio.create_task(self._serve(far))
         self._serving.add(task)
         reader, writer = await asyncio.open_unix_connection(sock=near)
@@ -136,6 +138,8 @@ class FakeNode:
         for task in self._serving:
             task.cancel()
         await asyncio.gather(*self._serving, return_exceptions=True)
+        for far in self._unserved:
+            far.close()
         for writer in self._writers:
             # Not close(): nobody may be left to take what is still to be sent.
             writer.transport.abort()
@@ -148,6 +152,7 @@ class FakeNode:
 
     async def _serve(self, far: socket.socket) -> None:
         reader, writer = await asyncio.open_unix_connection(sock=far)
+        self._unserved.discard(far)
         self._writers.append(writer)
         try:
             assert await reader.readexactly(8) == words(1)
