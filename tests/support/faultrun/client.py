@@ -2,9 +2,9 @@
 
 Each client is a task with a connection of its own and asks one thing after another: first it writes down what it is
 going to ask (`invoke`), then what came of it (`result`), as lines of JSON on stdout. Times are CLOCK_MONOTONIC, which
-all processes of a machine share. Lines on stdin are JSON maps of controller id -> IP, the last one counts; the end of
-stdin lets every client finish what it asked and ends the program. KIND is a key of KINDS, or `last`, which reads
-everything once.
+all processes of a machine share. Lines on stdin are JSON, and the last one counts: `map` is controller id -> IP,
+`certificates` a folder of certificates to show ("": none). The end of stdin lets every client finish what it asked and
+ends the program. KIND is a key of KINDS, or `last`, which reads everything once.
 """
 
 from __future__ import annotations
@@ -302,17 +302,17 @@ async def _main(name: str, seed: int, wanted: dict[str, int]) -> None:
     commands = asyncio.StreamReader()
     loop = asyncio.get_running_loop()
     await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(commands), sys.stdin)
-    addresses: dict[str, str] = json.loads(await commands.readline())
+    told: dict[str, Any] = json.loads(await commands.readline())
     stop = asyncio.Event()
 
     async def listen() -> None:
-        nonlocal addresses
-        while told := await commands.readline():
-            addresses = json.loads(told)
+        nonlocal told
+        while line := await commands.readline():
+            told = json.loads(line)
         stop.set()
 
     def outside(database: str) -> Database:
-        return Database(OutsideConnector(lambda: addresses), database)
+        return Database(OutsideConnector(lambda: told["map"]), database)
 
     async with asyncio.TaskGroup() as group:
         listening = group.create_task(listen())

@@ -31,7 +31,7 @@ class Clients:
         self._seed = seed
         self._inside = inside or (lambda line: line)
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
-        self._told: dict[str, str] = {}
+        self._told: dict[str, Any] = {}
         folder.mkdir(parents=True, exist_ok=True)
 
     def __enter__(self) -> Clients:
@@ -45,9 +45,11 @@ class Clients:
             with contextlib.suppress(OSError):
                 process.stdin.close()
 
-    def start(self, addresses: Mapping[str, str], wanted: Mapping[str, Sequence[str]] = DEFAULT) -> None:
+    def start(
+        self, addresses: Mapping[str, str], wanted: Mapping[str, Sequence[str]] = DEFAULT, *, certificates: str = ""
+    ) -> None:
         """Start the named processes, each with its kinds of clients."""
-        self._told = dict(addresses)
+        self._told = {"map": dict(addresses), "certificates": certificates}
         for name, kinds in wanted.items():
             with (self._folder / f"{name}.jsonl").open("ab") as out, (self._folder / f"{name}.log").open("ab") as log:
                 process = subprocess.Popen(
@@ -66,11 +68,12 @@ class Clients:
             self._processes[name] = process
             self._say(process)
 
-    def introduce(self, addresses: Mapping[str, str]) -> None:
+    def introduce(self, addresses: Mapping[str, str], *, certificates: str = "") -> None:
         """Tell everybody where the controllers are now."""
-        if dict(addresses) == self._told:
+        told = {"map": dict(addresses), "certificates": certificates}
+        if told == self._told:
             return
-        self._told = dict(addresses)
+        self._told = told
         for process in self._processes.values():
             self._say(process)
 
@@ -84,9 +87,9 @@ class Clients:
             assert code == 0, f"client {name} ended with {code}: {(self._folder / f'{name}.log').read_text()[-2000:]}"
         self._processes.clear()
 
-    def read_everything(self, addresses: Mapping[str, str]) -> None:
+    def read_everything(self, addresses: Mapping[str, str], *, certificates: str = "") -> None:
         """Write what there is into the history."""
-        self.start(addresses, {"last": ("last=1",)})
+        self.start(addresses, {"last": ("last=1",)}, certificates=certificates)
         process = self._processes["last"]
         process.wait(timeout=90)
         self.finish()
