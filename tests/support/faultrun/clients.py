@@ -7,11 +7,14 @@ import json
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from demo import history
+
+from faultrun import verdict
 
 ROOT = Path(__file__).parents[3]
 PATHS = (ROOT, ROOT / "lib", ROOT / "tests" / "support")
@@ -21,6 +24,8 @@ DEFAULT = {
     "one": ("append=2", "count=1", "register=1", "bank=1"),
     "two": ("append=1", "register=2", "late=4", "bank=1"),
 }
+
+OPS = {"append", "count", "read", "write", "transfer", "balances"}
 
 
 class Clients:
@@ -67,6 +72,16 @@ class Clients:
                 )
             self._processes[name] = process
             self._say(process)
+
+    def until_asking(self, timeout_seconds: float = 60) -> None:
+        """Wait until every process has an answer to each kind of question, so that faults meet clients in full flow."""
+        deadline = time.monotonic() + timeout_seconds
+        while True:
+            asked = {d.op for d in verdict.pair(self.events()) if d.outcome == "acknowledged"}
+            if asked >= OPS:
+                return
+            assert time.monotonic() < deadline, f"nobody has asked {sorted(OPS - asked)} yet"
+            time.sleep(0.1)
 
     def introduce(self, addresses: Mapping[str, str], *, certificates: str = "") -> None:
         """Tell everybody where the controllers are now."""
