@@ -26,6 +26,10 @@ class Format(enum.StrEnum):
 FormatOption = Annotated[Format, typer.Option("--format", help="How to print it.")]
 
 
+class _Refusal(msgspec.Struct, frozen=True):
+    reason: str
+
+
 def ask(state_dir: Path, method: str, target: str, body: bytes = b"", timeout_seconds: float = 5.0) -> bytes:
     """Return the body of controllerd's answer, or end the program with the reason."""
     path = state_dir / confsocket.CONTROL
@@ -34,8 +38,16 @@ def ask(state_dir: Path, method: str, target: str, body: bytes = b"", timeout_se
     except (confsocket.NoSocket, confsocket.SocketTimeout) as error:
         unreachable(path, error)
     if code != 200:
-        fail(statusview.REFUSED, f"controllerd answered {code}: {answer.decode(errors='replace').strip()}")
+        fail(statusview.REFUSED, f"controllerd answered {code}: {reason_of(answer)}")
     return answer
+
+
+def reason_of(answer: bytes) -> str:
+    """Return the sentence in a refusal: the reason of a JSON one, else its text."""
+    try:
+        return msgspec.json.decode(answer, type=_Refusal).reason
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return answer.decode(errors="replace").strip()
 
 
 def unreachable(path: Path, error: confsocket.NoSocket | confsocket.SocketTimeout) -> NoReturn:

@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 
 import controller
-from controller.commands import recover, status
+from controller.commands import backup, recover, sql, status
 
 STATE_DIR = Path("/var/lib/ha-controller")
 
@@ -50,6 +50,9 @@ def options(
 
 
 app.command()(status.status)
+app.command()(sql.sql)
+app.command()(backup.backup)
+app.command()(backup.restore)
 app.command()(recover.recover)
 
 

@@ -28,6 +28,7 @@ from typing import Any
 
 import msgspec
 
+from controller.routes import DatabaseRoutes
 from dbaccessor import confsocket, errors, metrics, soleowner
 from dbaccessor.dqlite import native
 from dbaccessor.identity import BrokenFile, NewerFile
@@ -153,6 +154,7 @@ class Daemon:
             ("GET", "/db-state"): self._db_state,
             ("POST", "/leave"): self._leave,
             ("POST", "/rebuild"): self._rebuild,
+            **DatabaseRoutes(self._worker, self._loop, self._version, self._library.version).routes(),
         }
 
     def _reload(self, _: bytes) -> confsocket.Response:

@@ -12,10 +12,11 @@ import http.client
 import http.server
 import logging
 import os
+import select
 import socket
 import socketserver
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 log = logging.getLogger(__name__)
@@ -23,11 +24,16 @@ log = logging.getLogger(__name__)
 CONFIG_CHANGE = "configchange.socket"
 CONTROL = "control.socket"
 
-# A handler takes the request's body and returns (status, content type, body).
-Response = tuple[int, str, bytes]
+# A handler takes the request's body and returns (status, content type, body). A body that is an iterator is sent as it
+# comes; when it raises, the connection ends early, so that whoever asked sees that something is missing.
+Response = tuple[int, str, bytes | Iterator[bytes]]
 Handler = Callable[[bytes], Response]
 
-_MAX_BODY = 1 << 20
+_MAX_BODY = 4 << 20
+_CHUNK = 1 << 18
+
+# The connection whose request this thread answers.
+_current = threading.local()
 
 
 class NoSocket(ConnectionError):
@@ -54,6 +60,44 @@ def request(path: Path, method: str, target: str, body: bytes = b"", timeout_sec
         raise NoSocket(f"nobody answers on {path}: {error}") from error
     finally:
         connection.close()
+
+
+def download(
+    path: Path, target: str, body: bytes, write: Callable[[bytes], object], timeout_seconds: float
+) -> tuple[int, bytes]:
+    """POST a request and hand its answer to `write` part by part; return (200, b""), or a refusal's status and body.
+
+    `timeout_seconds` is for each part. Raises NoSocket and SocketTimeout as `request` does, NoSocket for a torn answer.
+    """
+    connection = _UnixConnection(path, timeout_seconds)
+    try:
+        connection.request("POST", target, body=body)
+        response = connection.getresponse()
+        if response.status != 200:
+            return response.status, response.read()
+        while part := response.read(_CHUNK):
+            write(part)
+        return 200, b""
+    except TimeoutError as error:
+        raise SocketTimeout(f"no answer from {path} within {timeout_seconds:g} s") from error
+    except (ConnectionError, http.client.HTTPException, FileNotFoundError, PermissionError) as error:
+        raise NoSocket(f"the answer on {path} did not come to its end: {type(error).__name__}") from error
+    finally:
+        connection.close()
+
+
+def client_gone() -> bool:
+    """For a handler that waits: True once whoever asked has closed the connection."""
+    connection: socket.socket | None = getattr(_current, "connection", None)
+    if connection is None:
+        return False
+    poll = select.poll()
+    poll.register(connection, select.POLLIN)
+    try:
+        # Asked first: on a socket that has a timeout, Python waits for bytes whatever the flags say.
+        return bool(poll.poll(0)) and connection.recv(1, socket.MSG_PEEK) == b""
+    except OSError:
+        return True
 
 
 def reload(state_dir: Path) -> bool:
@@ -127,15 +171,34 @@ def _handler_class(routes: Mapping[tuple[str, str], Handler]) -> type[http.serve
             self._answer("POST")
 
         def _answer(self, method: str) -> None:
+            _current.connection = self.connection
             status, kind, body = self._respond(method)
             self.close_connection = True
-            self.send_response(status)
-            self.send_header("Content-Type", kind)
-            self.send_header("Content-Length", str(len(body)))
-            self.end_headers()
-            if body:
-                with contextlib.suppress(BrokenPipeError):  # Who asked has gone, and needs no answer.
+            with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # Who asked has gone, and needs no answer.
+                self.send_response(status)
+                self.send_header("Content-Type", kind)
+                if isinstance(body, bytes):
+                    self.send_header("Content-Length", str(len(body)))
+                    self.end_headers()
                     self.wfile.write(body)
+                    return
+            if not isinstance(body, bytes):
+                self._send_parts(body)
+
+        def _send_parts(self, parts: Iterator[bytes]) -> None:
+            self.send_header("Transfer-Encoding", "chunked")
+            self.end_headers()
+            try:
+                for part in parts:
+                    if part:
+                        self.wfile.write(b"%x\r\n%b\r\n" % (len(part), part))
+                self.wfile.write(b"0\r\n\r\n")
+            except OSError as error:
+                log.info("%s ended early: %s", self.path, error)
+            except Exception:  # Without the last chunk, whoever asked knows.
+                log.exception("%s ended early", self.path)
+            finally:
+                getattr(parts, "close", lambda: None)()
 
         def _respond(self, method: str) -> Response:
             try:

@@ -7,6 +7,7 @@
 | journal.json | the multi-step change that is under way; its absence means there is none |
 | db-state.json | what was last told to the charm, so that a restart tells the same |
 | dqlite/identity | a marker that names the Dqlite id the directory was made for |
+| dqlite.unpacked/ | the databases of an archive, only while it is being restored |
 | dqlite.new/ | a data directory that is being made (recover, restore); in use only once it is named dqlite |
 
 An identity whose marker is gone is *lost*: the directory was wiped, and its id must never be used again, since other
@@ -39,6 +40,7 @@ JOURNAL = "journal.json"
 DB_STATE = "db-state.json"
 DATA = "dqlite"
 STAGING = "dqlite.new"
+UNPACKED = "dqlite.unpacked"
 ASIDE = "aside"
 SUMS = "SHA256SUMS"
 MARKER = "identity"
@@ -170,6 +172,7 @@ class Store:
         self.state_dir = state_dir
         self.data_dir = state_dir / DATA
         self.staging_dir = state_dir / STAGING
+        self.unpacked_dir = state_dir / UNPACKED
 
     def identity(self) -> Identity | None:
         return self._load(IDENTITY, Identity)
@@ -269,7 +272,14 @@ class Store:
         self.staging_dir.mkdir(mode=0o700, parents=True)
         return self.staging_dir
 
+    def make_unpacked(self) -> Path:
+        """Make the empty directory into which restore unpacks an archive."""
+        self._delete(self.unpacked_dir)
+        self.unpacked_dir.mkdir(mode=0o700, parents=True)
+        return self.unpacked_dir
+
     def delete_staging(self) -> None:
+        self._delete(self.unpacked_dir)
         self._delete(self.staging_dir)
 
     def prepare_aside(self) -> None:

@@ -62,7 +62,7 @@ def target(into: Path, chosen: Identity | None, *, cluster_uuid: str | None = No
     that the data's. `cluster_uuid` is what is wanted when it is not the data's.
     """
     store = Store(into)
-    configuration = _configuration(into)
+    configuration = configuration_of(into)
     try:
         here = store.identity()
     except (BrokenFile, NewerFile) as error:
@@ -83,7 +83,7 @@ def target(into: Path, chosen: Identity | None, *, cluster_uuid: str | None = No
     return Target(store, controller_id, wanted, epochs)
 
 
-def _configuration(into: Path) -> ControllerConf | None:
+def configuration_of(into: Path) -> ControllerConf | None:
     reader = conf.ConfReader(into / conf.FILE_NAME)
     reader.read()
     if reader.conf is None and reader.problem is not None and (into / conf.FILE_NAME).exists():
@@ -158,15 +158,16 @@ def is_running(directory: Path) -> bool:
     return soleowner.is_owned(directory)
 
 
-def make_sure_nobody_leads(plan: Plan, where: Target) -> None:
+def make_sure_nobody_leads(where: Target, candidates: Sequence[Candidate] = ()) -> None:
     """Ask the other controllers, as far as their addresses are known, whether one of them has a leader.
 
     Raises CannotRecover when one has: a new epoch here would end a cluster that lives. Silence is no objection.
     """
-    configuration = _configuration(where.store.state_dir)
-    addresses = {k.controller_id: k.address for k in recovery.members_known(plan.candidates) if k.address}
-    for candidate in plan.candidates:
-        addresses = {**candidate.addresses, **addresses}
+    configuration = configuration_of(where.store.state_dir)
+    addresses = dict(where.store.members().addresses)
+    for candidate in candidates:
+        addresses.update(candidate.addresses)
+    addresses.update({k.controller_id: k.address for k in recovery.members_known(candidates) if k.address})
     port, own = conf.ControllerConf(controller_id="", generation=0).dqlite_port, ""
     if configuration is not None:
         addresses.update(configuration.others)

@@ -11,20 +11,21 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
+from dbaccessor import backup, errors, goodbye, rebuild, reconfigure, registry, report, timing
 from dbaccessor import decide as policy
-from dbaccessor import errors, goodbye, rebuild, reconfigure, registry, report, timing
 from dbaccessor.charmnews import CharmNews
 from dbaccessor.conf import FILE_NAME, ConfReader
 from dbaccessor.confirm import Confirmer
 from dbaccessor.database import Database
 from dbaccessor.disk import Disk
 from dbaccessor.dqlite import nodedir
-from dbaccessor.dqlite.connection import Role
+from dbaccessor.dqlite.connection import Connection, Role
 from dbaccessor.executor import Executor
 from dbaccessor.identity import Identity, Store
 from dbaccessor.leader import MemberConnector
@@ -102,6 +103,24 @@ class Worker:
     def new_database(self, name: str, gate: Gate | None = None) -> Database:
         """Return a handle of its own, with its own queues; the caller closes it. `gate`: see Pool."""
         return Database(self._connector, name, self._confirmer, gate)
+
+    async def databases(self) -> tuple[str, ...]:
+        """Return the names of the cluster's databases, the controller's own first. Raises DbAccessorError."""
+        return await backup.names(self.database(registry.DATABASE))
+
+    def backup(self, wanted: Sequence[str], version: str, dqlite_version: str) -> AsyncIterator[bytes]:
+        """Return an archive of these databases, part by part. Raises NotReady."""
+        identity = self._identity
+        if identity is None:
+            raise errors.NotReady("this controller is in no cluster")
+        index = nodedir.last_index_on_disk(self._store.data_dir)
+        facts = backup.Facts(identity, index, version, dqlite_version)
+        return backup.stream(self._connector, self._confirm, wanted, facts)
+
+    async def _confirm(self, connection: Connection, deadline: float) -> None:
+        """Raises NotReady unless the node at the end of this connection leads, by the word of a majority."""
+        members = await connection.cluster()
+        await self._confirmer.confirm(connection, members, deadline=deadline)
 
     def nudge(self) -> None:
         """Look at the configuration file now. Callable from any thread."""

@@ -14,16 +14,16 @@ _AT_ONCE = 8
 _MOST_STEPS = 48
 
 
-def enumerate_steps(root: Path, run: Callable[[Cluster, int], bool]) -> int:
+def enumerate_steps(root: Path, run: Callable[[Cluster, int], bool], at_once: int = _AT_ONCE) -> int:
     """Call run(cluster, step) for step 1, 2, … until one comes through unharmed (False); return that step."""
 
     def one(step: int) -> bool:
         with Cluster(root / str(step), block=100 + step) as cluster:
             return run(cluster, step)
 
-    with ThreadPoolExecutor(_AT_ONCE) as pool:
-        for first in range(1, _MOST_STEPS, _AT_ONCE):
-            steps = range(first, first + _AT_ONCE)
+    with ThreadPoolExecutor(at_once) as pool:
+        for first in range(1, _MOST_STEPS, at_once):
+            steps = range(first, first + at_once)
             for step, crashed in zip(steps, pool.map(one, steps), strict=True):
                 if not crashed:
                     return step

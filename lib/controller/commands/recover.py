@@ -76,7 +76,7 @@ def recover(
                 raise typer.Exit(statusview.REFUSED)
             where = _target(plan.chosen, into)
             if not force:
-                repair.make_sure_nobody_leads(plan, where)
+                repair.make_sure_nobody_leads(where, plan.candidates)
             done = repair.carry_out(plan, where, salvage=salvage)
             others = [c for c in plan.candidates if c.path.resolve() != where.store.state_dir.resolve()]
             untold = repair.supersede(others, done)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from types import TracebackType
 from typing import TypeVar
@@ -24,6 +24,7 @@ __all__ = ["Connection", "Member", "Result", "Role", "Rows", "Value"]
 MAX_RESULT_BYTES = 64 << 20
 
 _CHUNK = 64 * 1024
+_LONGEST_NAME = 4096
 # What the engine says when a row-returning write came through Exec. The write lock stays behind on that connection.
 _ROWS_YIELDED = "rows yielded"
 
@@ -164,6 +165,10 @@ class Connection:
         )
         return Result(answer.last_insert_id, answer.rows_affected)
 
+    async def replay(self, sql: str, params: Parameters = (), *, deadline_seconds: float | None = None) -> None:
+        """Run one statement of an archive, unchecked. Only for a node of which this is the only client (restore)."""
+        await self._ask(RequestType.EXEC_SQL, (0, sql), wire.Result, deadline_seconds, parameters=params, changes=True)
+
     async def query(self, sql: str, params: Parameters = (), *, deadline_seconds: float | None = None) -> Rows:
         """Run one statement that only reads. Rows are returned when all have come, and confirmed to be all."""
         request = _query_request(sql, params)
@@ -245,6 +250,59 @@ class Connection:
             if self._received > MAX_RESULT_BYTES:
                 self.close()
                 raise errors.Refused(f"the result is larger than {MAX_RESULT_BYTES} bytes; ask for less at a time")
+
+    async def dump(
+        self,
+        name: str,
+        begin: Callable[[int], Awaitable[None]],
+        write: Callable[[bytes], Awaitable[None]],
+        *,
+        deadline_seconds: float | None = None,
+    ) -> None:
+        """Hand the file of database `name`, as it is after its last applied transaction, to `write`, part by part.
+
+        `begin` gets its size first. A node holds the whole file in memory while it answers; this side does not.
+        """
+        request = wire.Request(RequestType.DUMP, (name,))
+        async with self._conversation(False, deadline_seconds):
+            self._send(request)
+            self._querying = True
+            left = await self._dump_header()
+            count = await self._word()
+            for number in range(count):
+                file = await self._text()
+                size = await self._word()
+                if size > left or (number > 0 and size):
+                    raise wire.ProtocolError(f"{file} of {size} bytes is more than a dump can have")
+                if number == 0:
+                    await begin(size)
+                    while size:
+                        chunk = await self._reader.readexactly(min(size, _CHUNK))
+                        size -= len(chunk)
+                        await write(chunk)
+            self._querying = False
+
+    async def _dump_header(self) -> int:
+        """Read up to a dump's files and return how many bytes they take; raise what the node answers instead."""
+        header = await self._reader.readexactly(wire.HEADER.size)
+        words, kind, _schema, _extra = wire.HEADER.unpack(header)
+        if kind == wire.FILES_TYPE:
+            return int(words) * 8
+        self._querying = False
+        self._decoder.feed(header)
+        self._expect(await self._receive(), wire.Empty, changes=False)
+        raise wire.ProtocolError(f"an answer of type {kind} came instead of a dump")
+
+    async def _word(self) -> int:
+        return int.from_bytes(await self._reader.readexactly(8), "little")
+
+    async def _text(self) -> str:
+        data = b""
+        while b"\0" not in data:
+            if len(data) > _LONGEST_NAME:
+                raise wire.ProtocolError("the name of a file in a dump does not end")
+            data += await self._reader.readexactly(8)
+        return data.split(b"\0", 1)[0].decode("utf-8", "replace")
 
     async def _ask(
         self,

@@ -21,7 +21,7 @@ MAX_BODY_BYTES = 64 << 20
 Value = int | float | str | bytes | None
 Parameters = Sequence[Value]
 
-_HEADER: Final = struct.Struct("<IBBH")
+HEADER: Final = struct.Struct("<IBBH")
 _U64: Final = struct.Struct("<Q")
 _I64: Final = struct.Struct("<q")
 _F64: Final = struct.Struct("<d")
@@ -30,6 +30,10 @@ _WORD = 8
 
 _ROWS_DONE: Final = b"\xff" * _WORD
 _ROWS_MORE: Final = b"\xee" * _WORD
+
+# The answer to DUMP can be as large as a database: it is streamed, and not one of the responses below.
+FILES_TYPE: Final = 9
+FAILURE_TYPE: Final = 0
 
 # With more parameters than fit into a byte, the second form of the same request is used.
 _MAX_SHORT_PARAMETERS = 255
@@ -47,6 +51,7 @@ class RequestType(enum.IntEnum):
     ADD = 12
     ASSIGN = 13
     REMOVE = 14
+    DUMP = 15
     CLUSTER = 16
     TRANSFER = 17
 
@@ -67,6 +72,7 @@ _REQUESTS: Final[dict[RequestType, tuple[_Field, ...]]] = {
     RequestType.ADD: (_U64F, _TEXT),  # id, address
     RequestType.ASSIGN: (_U64F, _U64F),  # id, role
     RequestType.REMOVE: (_U64F,),  # id
+    RequestType.DUMP: (_TEXT,),  # name
     RequestType.CLUSTER: (_U64F,),  # format; 1 has the roles
     RequestType.TRANSFER: (_U64F,),  # id
 }
@@ -158,7 +164,7 @@ def encode(request: Request) -> bytes:
         body += _encode_parameters(request.parameters, schema)
     if len(body) > MAX_BODY_BYTES:
         raise ProtocolError(f"a request of {len(body)} bytes is larger than {MAX_BODY_BYTES}")
-    return _HEADER.pack(len(body) // _WORD, request.type, schema, 0) + body
+    return HEADER.pack(len(body) // _WORD, request.type, schema, 0) + body
 
 
 def _encode_u64(value: int) -> bytes:
@@ -227,16 +233,16 @@ class Decoder:
 
     def next(self) -> Response | None:
         """Return the next whole response, or None if more bytes are needed. Raises ProtocolError."""
-        if len(self._buffer) < _HEADER.size:
+        if len(self._buffer) < HEADER.size:
             return None
-        words, kind, schema, _extra = _HEADER.unpack_from(self._buffer)
+        words, kind, schema, _extra = HEADER.unpack_from(self._buffer)
         size = words * _WORD
         if size > self._max_body_bytes:
             raise ProtocolError(f"a response claims {size} bytes, more than {self._max_body_bytes}")
-        end = _HEADER.size + size
+        end = HEADER.size + size
         if len(self._buffer) < end:
             return None
-        body = bytes(self._buffer[_HEADER.size : end])
+        body = bytes(self._buffer[HEADER.size : end])
         del self._buffer[:end]
         decode = _RESPONSES.get(kind)
         if decode is None or schema != 0:

@@ -1,0 +1,303 @@
+"""`hactl sql`: a shell on the cluster's databases, to read unless told otherwise."""
+
+from __future__ import annotations
+
+import datetime
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
+
+import msgspec
+import typer
+
+from controller import asking, statusview
+from controller.asking import Format, FormatOption
+from dbaccessor import confsocket
+
+_HELP = """\
+A statement ends with a semicolon; it only reads. Ctrl-C gives it up, Ctrl-D leaves.
+.tables         the tables, views and indexes
+.ddl [NAME]     the statements that made them
+.namespaces     the databases of the cluster
+.use NAME       go to another database
+.cluster        who is a member, who leads
+.quit"""
+
+# What the answer of a daemon may take beyond the deadline it was given.
+_GRACE_SECONDS = 5.0
+
+
+class SqlError(RuntimeError):
+    """The statement was not carried out. The message is one sentence; `code` is the exit code it stands for."""
+
+    def __init__(self, message: str, code: int = statusview.REFUSED) -> None:
+        super().__init__(message)
+        self.code = code
+
+
+class Answer(msgspec.Struct, frozen=True):
+    """What POST /sql answers."""
+
+    columns: tuple[str, ...]
+    rows: tuple[tuple[Any, ...], ...]
+    truncated: bool = False
+
+
+class Outcome(msgspec.Struct, frozen=True, rename="kebab"):
+    """What POST /sql/write answers."""
+
+    rows_affected: int
+    applied: bool
+
+
+_T = TypeVar("_T", Answer, Outcome)
+
+
+class _Refusal(msgspec.Struct, frozen=True):
+    error: str
+    reason: str
+
+
+@dataclass
+class Shell:
+    """One database of one daemon, and how answers are asked for and printed."""
+
+    state_dir: Path
+    namespace: str
+    format: Format
+    limit: int
+    seconds: float
+    unlisted: bool
+
+    def read(self, statement: str) -> Answer:
+        """Run one statement that only reads. Raises SqlError."""
+        question = self._question(statement) | {"limit": self.limit}
+        return self._post("/sql", question, Answer)
+
+    def write(self, statement: str, *, apply: bool) -> Outcome:
+        """Run one statement in a transaction that is committed only with `apply`. Raises SqlError."""
+        return self._post("/sql/write", self._question(statement) | {"apply": apply}, Outcome)
+
+    def namespaces(self) -> Answer:
+        body = self._request("GET", "/databases", b"")
+        names = msgspec.json.decode(body)["databases"]
+        return Answer(("namespace",), tuple((n,) for n in names))
+
+    def cluster(self) -> Iterator[str]:
+        document = statusview.parse(self._request("GET", "/status", b""))
+        for line in statusview.lines(document, datetime.datetime.now(datetime.UTC)):
+            yield line.plain
+
+    def _question(self, statement: str) -> dict[str, Any]:
+        return {
+            "sql": statement,
+            "namespace": self.namespace,
+            "deadline-seconds": self.seconds,
+            "unlisted": self.unlisted,
+        }
+
+    def _post(self, target: str, question: dict[str, Any], kind: type[_T]) -> _T:
+        return msgspec.json.decode(self._request("POST", target, msgspec.json.encode(question)), type=kind)
+
+    def _request(self, method: str, target: str, body: bytes) -> bytes:
+        path = self.state_dir / confsocket.CONTROL
+        try:
+            status, answer = confsocket.request(path, method, target, body, self.seconds + _GRACE_SECONDS)
+        except (confsocket.NoSocket, confsocket.SocketTimeout) as error:
+            raise SqlError(str(error), statusview.UNREACHABLE) from error
+        if status == 200:
+            return answer
+        try:
+            refusal = msgspec.json.decode(answer, type=_Refusal)
+        except msgspec.DecodeError:
+            raise SqlError(answer.decode(errors="replace").strip()) from None
+        match refusal.error:
+            case "NotReady" | "NotLeader":
+                raise SqlError(f"not done: {refusal.reason}", statusview.NO_QUORUM)
+            case "Indefinite":
+                raise SqlError(f"it may have been done, look before doing it again: {refusal.reason}")
+            case _:
+                raise SqlError(refusal.reason)
+
+
+def sql(
+    context: typer.Context,
+    statement: Annotated[
+        str | None, typer.Argument(help="One statement. Without it: a shell, or what comes on stdin.")
+    ] = None,
+    namespace: Annotated[str, typer.Option(help="Which database.")] = "controller",
+    write: Annotated[bool, typer.Option("--write", help="Allow this one statement to change something.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask before a write is committed.")] = False,
+    limit: Annotated[int, typer.Option(help="The most rows to show.", min=1, max=100_000)] = 1000,
+    timeout: Annotated[float, typer.Option(help="Give a statement up after so many seconds.", min=0.1)] = 10.0,
+    unlisted: Annotated[bool, typer.Option(help="Allow a database that .namespaces does not list.")] = False,
+    format: FormatOption = Format.TEXT,
+) -> None:
+    """Ask the cluster's databases, from any controller: the leader answers. Reads only, unless --write is given.
+
+    \b
+    Examples:
+      hactl sql                                            a shell
+      hactl sql "SELECT controller_id, name FROM controller_node"
+      hactl sql --format json .namespaces
+      hactl sql --write "DELETE FROM controller_dropped WHERE controller_id = '4'"
+    """
+    shell = Shell(context.obj, namespace, format, limit, timeout, unlisted)
+    if write:
+        if statement is None:
+            asking.fail(statusview.USAGE, "--write takes one statement as its argument")
+        _guarded(lambda: _write(shell, statement, yes))
+        return
+    if statement is not None:
+        _guarded(lambda: _one(shell, statement))
+        return
+    if sys.stdin.isatty():
+        _interactive(shell)
+        return
+    for text in _statements(iter(sys.stdin)):
+        _guarded(lambda text=text: _one(shell, text))  # type: ignore[misc]
+
+
+def _guarded(do: Callable[[], None]) -> None:
+    try:
+        do()
+    except SqlError as error:
+        asking.fail(error.code, str(error))
+    except statusview.BadStatus as error:
+        asking.fail(statusview.REFUSED, str(error))
+    except KeyboardInterrupt:
+        asking.fail(statusview.REFUSED, "given up")
+
+
+def _one(shell: Shell, text: str) -> None:
+    """Carry out one statement or dot-command and print what came of it."""
+    word, _, rest = text.strip().rstrip(";").strip().partition(" ")
+    rest = rest.strip()
+    match word:
+        case "":
+            return
+        case ".help":
+            typer.echo(_HELP)
+        case ".namespaces":
+            _show(shell, shell.namespaces())
+        case ".use":
+            shell.namespace = rest or shell.namespace
+        case ".cluster":
+            for line in shell.cluster():
+                typer.echo(line)
+        case ".tables":
+            _show(
+                shell,
+                shell.read(
+                    "SELECT type, name, tbl_name FROM sqlite_schema WHERE name NOT LIKE 'sqlite_%' ORDER BY type, name"
+                ),
+            )
+        case ".ddl":
+            named = f" AND (name = {_literal(rest)} OR tbl_name = {_literal(rest)})" if rest else ""
+            found = shell.read(f"SELECT sql FROM sqlite_schema WHERE sql IS NOT NULL{named} ORDER BY rowid")
+            if shell.format is Format.JSON:
+                _show(shell, found)
+                return
+            for (definition,) in found.rows:
+                typer.echo(f"{definition};")
+        case _ if word.startswith("."):
+            raise SqlError(f"there is no {word}; .help tells what there is", statusview.USAGE)
+        case _:
+            _show(shell, shell.read(text))
+
+
+def _write(shell: Shell, statement: str, yes: bool) -> None:
+    tried = shell.write(statement, apply=False)
+    rows = "1 row" if tried.rows_affected == 1 else f"{tried.rows_affected} rows"
+    asking.warn(f"in {shell.namespace}, as one transaction on the leader, this changes {rows}: {statement.strip()}")
+    if not yes and not (sys.stdin.isatty() and typer.confirm("do it?", err=True)):
+        raise SqlError("nothing was changed: say --yes to do it")
+    done = shell.write(statement, apply=True)
+    if shell.format is Format.JSON:
+        asking.print_json({"rows-affected": done.rows_affected})
+    else:
+        typer.echo(f"done: {done.rows_affected} rows changed")
+
+
+def _interactive(shell: Shell) -> None:
+    try:
+        import readline  # noqa: F401 -- importing it gives input() its history and keys.
+    except ImportError:
+        pass
+    typer.echo("reads only; .help tells more")
+
+    def typed() -> Iterator[str]:
+        while True:
+            try:
+                yield input(f"{shell.namespace}> ")
+            except EOFError:
+                typer.echo()
+                return
+            except KeyboardInterrupt:
+                typer.echo()
+
+    for text in _statements(typed()):
+        if text.strip().rstrip(";") in (".quit", ".exit"):
+            return
+        try:
+            _one(shell, text)
+        except (SqlError, statusview.BadStatus) as error:
+            asking.warn(str(error))
+        except KeyboardInterrupt:
+            asking.warn("given up; the node goes on")
+
+
+def _statements(typed: Iterator[str]) -> Iterator[str]:
+    """Yield whole statements and dot-commands from lines. The last one needs no semicolon."""
+    import sqlite3
+
+    text = ""
+    for line in typed:
+        if not text.strip() and line.lstrip().startswith("."):
+            yield line.strip()
+            continue
+        text += line if line.endswith("\n") else f"{line}\n"
+        if sqlite3.complete_statement(text):
+            yield text.strip()
+            text = ""
+    if text.strip():
+        yield text.strip()
+
+
+def _show(shell: Shell, answer: Answer) -> None:
+    if shell.format is Format.JSON:
+        asking.print_json({"columns": answer.columns, "rows": answer.rows, "truncated": answer.truncated})
+        return
+    for line in table(answer):
+        typer.echo(line)
+    if answer.truncated:
+        asking.warn(f"only the first {len(answer.rows)} rows are shown; ask for less, or give --limit")
+
+
+def table(answer: Answer) -> Iterator[str]:
+    """Yield the rows in columns as wide as they need to be. Pure."""
+    rows = [tuple(_cell(value) for value in row) for row in answer.rows]
+    widths = [max(len(row[i]) for row in (answer.columns, *rows)) for i in range(len(answer.columns))]
+    for row in (answer.columns, tuple("-" * w for w in widths), *rows):
+        yield "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+
+
+def _cell(value: object) -> str:
+    match value:
+        case None:
+            return "NULL"
+        case {"blob": str(text)}:
+            return f"x'{text}'"
+        case {"real": str(text)}:
+            return text
+        case str():
+            # A control character would move the cursor, or worse.
+            return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in value)
+        case _:
+            return str(value)
+
+
+def _literal(text: str) -> str:
+    return "'" + text.replace("'", "''") + "'"

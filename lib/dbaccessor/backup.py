@@ -1,0 +1,126 @@
+"""Every database of the running cluster as one stream: what `POST /backup` sends.
+
+Each database is one consistent snapshot, taken by the leader between two transactions. Two databases are not of the
+same moment: no transaction spans two of them either.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import datetime
+import hashlib
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from dataclasses import dataclass
+
+from dbaccessor import archive, errors
+from dbaccessor.archive import Entry, Manifest
+from dbaccessor.database import Connector, Database
+from dbaccessor.dqlite.connection import Connection
+from dbaccessor.identity import Identity
+
+_CONNECT_SECONDS = 10.0
+# The leader answers with the whole file at once; the rest is the reader's pace.
+_DUMP_SECONDS = 600.0
+_PARTS_AHEAD = 16
+_CONTROLLER = "controller"
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What the manifest says beside the databases."""
+
+    identity: Identity
+    index: int
+    version: str
+    dqlite_version: str
+
+
+async def names(controller_database: Database) -> tuple[str, ...]:
+    """Return the names of all databases that the cluster knows of, sorted, the controller's own first."""
+    try:
+        found = await controller_database.read("SELECT namespace FROM namespace_list")
+    except errors.Refused:  # No such table yet.
+        return (_CONTROLLER,)
+    return (_CONTROLLER, *sorted({str(row[0]) for row in found.rows} - {_CONTROLLER}))
+
+
+async def stream(
+    connector: Connector,
+    confirm: Callable[[Connection, float], Awaitable[None]],
+    wanted: Sequence[str],
+    facts: Facts,
+) -> AsyncIterator[bytes]:
+    """Yield the archive part by part. Raises DbAccessorError in the middle when a database cannot be read to its end.
+
+    `confirm` makes sure, after a database was read, that its node was still the leader. Close the iterator in any case.
+    """
+    parts: asyncio.Queue[bytes | None] = asyncio.Queue(_PARTS_AHEAD)
+
+    async def produce() -> None:
+        try:
+            entries = [await _dump(connector, confirm, name, parts.put) for name in wanted]
+            await parts.put(archive.ending(_manifest(facts, entries)))
+        except (errors.DbAccessorError, OSError):
+            await parts.put(None)
+            raise
+        await parts.put(None)
+
+    task = asyncio.create_task(produce())
+    try:
+        while (part := await parts.get()) is not None:
+            yield part
+        await task
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+
+async def _dump(
+    connector: Connector,
+    confirm: Callable[[Connection, float], Awaitable[None]],
+    name: str,
+    put: Callable[[bytes], Awaitable[None]],
+) -> Entry:
+    loop = asyncio.get_running_loop()
+    digest, sizes = hashlib.sha256(), []
+    connection = await connector.to_leader(deadline=loop.time() + _CONNECT_SECONDS)
+
+    async def begin(size: int) -> None:
+        sizes.append(size)
+        await put(archive.header(name, size))
+
+    async def write(part: bytes) -> None:
+        digest.update(part)
+        await put(part)
+
+    async with connection:
+        await connection.dump(name, begin, write, deadline_seconds=_DUMP_SECONDS)
+        (size,) = sizes
+        await put(archive.padding(size))
+        await confirm(connection, loop.time() + _CONNECT_SECONDS)
+        return Entry(name=name, size=size, sha256=digest.hexdigest(), patches=await _patches(connection, name))
+
+
+async def _patches(connection: Connection, name: str) -> int | None:
+    """Return the number of the last schema patch. Only a leader answers: a deposed one is found out here at last."""
+    await connection.open_database(name, deadline_seconds=_CONNECT_SECONDS)
+    try:
+        found = await connection.query("SELECT max(number) FROM schema_patch", deadline_seconds=_CONNECT_SECONDS)
+    except errors.Refused:
+        await connection.query("SELECT 1", deadline_seconds=_CONNECT_SECONDS)
+        return None
+    value = found.rows[0][0]
+    return value if isinstance(value, int) else None
+
+
+def _manifest(facts: Facts, entries: Sequence[Entry]) -> Manifest:
+    return Manifest(
+        made=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        version=facts.version,
+        dqlite_version=facts.dqlite_version,
+        controller_id=facts.identity.controller_id,
+        cluster_uuid=facts.identity.cluster_uuid,
+        epoch=archive.Epoch(facts.identity.epoch.number, facts.identity.epoch.tag),
+        index=facts.index,
+        databases=tuple(entries),
+    )
