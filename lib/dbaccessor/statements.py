@@ -82,6 +82,11 @@ _PRAGMAS_ALONE = frozenset(
 )
 # Dqlite reports values of columns declared so in a form of their own, and asserts that they have the one type.
 _DEADLY_TYPES = frozenset({"BOOLEAN", "DATE", "DATETIME", "TIMESTAMP"})
+# Of the names of an answer's columns: they must fit into one page of it, beside its head and a row.
+_MAX_NAMES_BYTES = 3600
+_AFTER_COLUMNS = frozenset(
+    {"FROM", "WHERE", "GROUP", "HAVING", "WINDOW", "ORDER", "LIMIT", "UNION", "EXCEPT", "INTERSECT"}
+)
 _AFTER_WITH = frozenset({"SELECT", "VALUES", "INSERT", "REPLACE", "UPDATE", "DELETE"})
 
 # The pieces of SQLite's grammar of tokens that matter here. A quote inside quotes is doubled; an unterminated
@@ -131,6 +136,8 @@ class _Token:
     """Words in capitals, quoted names without their quotes, everything else as it stands."""
     depth: int
     """How many parentheses are open around it."""
+    start: int
+    end: int
 
 
 def _read(sql: str) -> Statement:
@@ -149,6 +156,8 @@ def _read(sql: str) -> Statement:
             '(a column of that name must be quoted: "returning")'
         )
     verb = _verb(words)
+    if verb in ("SELECT", "VALUES"):
+        _check_names(sql, verb, tokens)
     if verb == "PRAGMA":
         _check_pragma(words, alone=len(words) == len(tokens))
     if verb in ("CREATE", "ALTER"):
@@ -185,7 +194,7 @@ def _split(sql: str) -> list[_Token]:
         elif kind == "quoted":
             text = text[1:-1]
         depth += (text == "(") - (text == ")") if kind == "other" else 0
-        tokens.append(_Token(kind, text, depth))
+        tokens.append(_Token(kind, text, depth, match.start(), match.end()))
     return tokens
 
 
@@ -208,6 +217,46 @@ def _kind(verb: str) -> Kind:
     if verb in _CONTROL:
         return Kind.CONTROL
     raise errors.Refused(f"{verb} is not a statement that can be sent")
+
+
+def _check_names(sql: str, verb: str, tokens: Sequence[_Token]) -> None:
+    """Refuse result columns whose names do not fit into a page of an answer: a node would send them for ever, with
+    whatever the connection's transaction holds locked.
+
+    Without AS the name is the text of the expression itself. What `*` stands for is not known here.
+    """
+    size = 0
+    for column in _result_columns(verb, tokens):
+        if verb == "VALUES":
+            name = "column0000"
+        elif len(column) > 2 and column[-2].text == "AS":
+            name = column[-1].text
+        else:
+            name = sql[column[0].start : column[-1].end] if column else ""
+        size += len(name.encode()) // 8 * 8 + 8
+    if size > _MAX_NAMES_BYTES:
+        raise errors.Refused(
+            f"the names of the columns take {size} bytes of the {_MAX_NAMES_BYTES} that are possible; use AS"
+        )
+
+
+def _result_columns(verb: str, tokens: Sequence[_Token]) -> list[list[_Token]]:
+    """Return the tokens of each result column of the outermost SELECT, or of the first row of VALUES."""
+    begin = next(i for i, t in enumerate(tokens) if t.kind == "word" and t.text == verb and t.depth == 0)
+    depth = 0 if verb == "SELECT" else 1
+    columns: list[list[_Token]] = [[]]
+    before = tokens[begin]
+    for token in tokens[begin + 1 :]:
+        if token.depth < depth or (
+            token.depth == 0 and token.kind == "word" and token.text in _AFTER_COLUMNS and before.text != "DISTINCT"
+        ):
+            break
+        if token.text == "," and token.depth == depth and token.kind == "other":
+            columns.append([])
+        else:
+            columns[-1].append(token)
+        before = token
+    return columns
 
 
 def _changes(verb: str, tokens: Sequence[_Token]) -> bool:

@@ -12,7 +12,7 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 # Where each top-level name of ours lives. Modules of src/ have no package: the charm runs them as scripts.
-TREES = {"dbaccessor": "lib", "controller": "lib", "localjuju": ".", "demo": "."}
+TREES = {"dbaccessor": "lib", "controller": "lib", "localjuju": ".", "demo": ".", "bench": "."}
 
 
 @functools.cache
@@ -86,15 +86,15 @@ def test_the_charm_takes_from_lib_only_the_file_format_and_the_socket():
 
 
 def test_dbaccessor_knows_nothing_above_it():
-    assert offenders(below("dbaccessor"), "controller", "src", "ops", "localjuju", "demo") == []
+    assert offenders(below("dbaccessor"), "controller", "src", "ops", "localjuju", "demo", "bench") == []
 
 
 def test_controller_knows_neither_charm_nor_stand_in():
-    assert offenders(below("controller"), "src", "ops", "localjuju", "demo") == []
+    assert offenders(below("controller"), "src", "ops", "localjuju", "demo", "bench") == []
 
 
 def test_the_stand_in_for_juju_knows_nothing_of_what_runs_on_it():
-    assert offenders(below("localjuju"), "src", "dbaccessor", "controller", "demo", "ops") == []
+    assert offenders(below("localjuju"), "src", "dbaccessor", "controller", "demo", "bench", "ops") == []
 
 
 def test_the_dqlite_folder_knows_only_the_errors_and_the_rules_for_statements():

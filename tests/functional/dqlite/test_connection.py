@@ -111,7 +111,7 @@ def test_an_answer_without_end_ends(three: Processes):
             await connection.open_database("data")
             names = ", ".join(f"1 AS a_rather_long_name_number_{n}" for n in range(200))
             with pytest.raises(errors.Refused, match="names of the columns"):
-                await connection.query(f"SELECT {names}")
+                await connection.query(f"SELECT * FROM (SELECT {names})")
             assert not connection.usable
 
     asyncio.run(play())

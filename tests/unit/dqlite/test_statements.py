@@ -233,3 +233,39 @@ def test_temporary_tables_are_refused(sql: str):
 
 def test_a_table_may_be_called_temp():
     assert statements.check("CREATE TABLE t(temp TEXT)").verb == "CREATE"
+
+
+LONG = "'" + "x" * 4000 + "'"
+
+
+@pytest.mark.parametrize(
+    "sql",
+    [
+        f"SELECT {LONG}",
+        f"SELECT 1, {LONG} FROM t",
+        "SELECT 1 AS " + "x" * 4000,
+        "SELECT " + ", ".join(["a"] * 500) + " FROM t",
+        f"WITH c AS (SELECT 1) SELECT {LONG} FROM c",
+        "SELECT a /* " + "x" * 4000 + " */ + 1 FROM t",
+        "VALUES (" + ", ".join(["1"] * 500) + ")",
+        f"SELECT a IS NOT DISTINCT FROM {LONG}",
+    ],
+)
+def test_names_of_columns_that_a_node_would_send_for_ever_are_refused(sql: str):
+    with pytest.raises(errors.Refused, match="names of the columns"):
+        statements.check(sql)
+
+
+@pytest.mark.parametrize(
+    "sql",
+    [
+        f"SELECT {LONG} AS a, f({LONG}, 1) AS b FROM t",
+        f"SELECT a FROM t WHERE b IN ({LONG}, {LONG}) ORDER BY a",
+        f"WITH c AS (SELECT {LONG}) SELECT * FROM c",
+        f"VALUES ({LONG})",
+        f"INSERT INTO t SELECT {LONG}",
+        f"SELECT DISTINCT a FROM t WHERE a <> {LONG}",
+    ],
+)
+def test_long_statements_with_short_names_pass(sql: str):
+    statements.check(sql)
