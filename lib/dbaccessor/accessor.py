@@ -113,6 +113,7 @@ class DbAccessor:
         await self._namespaces.delete(name, deadline_seconds=deadline_seconds)
         if name in self._databases:
             self._databases.pop(name).close()
+        self._running.metrics.forget(name)
 
     async def databases(self, *, deadline_seconds: float = 10) -> tuple[str, ...]:
         """Return the names of all databases, "controller" first."""

@@ -15,7 +15,7 @@ for it when it is sent. Facts that somebody remembers, or that were asked for ea
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from dbaccessor import errors
@@ -48,6 +48,8 @@ class Confirmer:
         self._members = members
         self._identity: object = None
         self._witnesses: dict[str, _Witness] = {}
+        # Hears of each confirmation whether it was one.
+        self.on_round: Callable[[bool], None] = lambda done: None
 
     async def confirm(self, connection: Connection, members: Sequence[Member], *, deadline: float) -> None:
         """Return once enough other voters have named the node at the end of `connection`, steps 1 and 2.
@@ -58,8 +60,10 @@ class Confirmer:
         try:
             await self._ask(connection, members, deadline)
         except BaseException:
+            self.on_round(False)
             connection.close()
             raise
+        self.on_round(True)
 
     async def _ask(self, connection: Connection, members: Sequence[Member], deadline: float) -> None:
         self._heed_identity()

@@ -23,6 +23,7 @@ from dbaccessor.confirm import Confirmer
 from dbaccessor.dqlite.connection import Connection, Rows
 from dbaccessor.dqlite.wire import Parameters
 from dbaccessor.groupcommit import Batch, GroupCommit
+from dbaccessor.metrics import Namespace, Request
 from dbaccessor.pool import Connector
 from dbaccessor.transaction import Transaction, before_commit
 
@@ -55,6 +56,12 @@ class Database:
         self._connector = connector
         self._gate = gate
         self._committers: list[GroupCommit] = []
+        self._measured = self._writers.measured
+
+    def measure(self, namespace: Namespace) -> Database:
+        """Count from now on what is done here as this namespace's; by default nobody reads what is counted."""
+        self._measured = self._writers.measured = self._readers.measured = namespace
+        return self
 
     @contextlib.asynccontextmanager
     async def transaction(self, *, read_only: bool = False, deadline_seconds: float = 10) -> AsyncIterator[Transaction]:
@@ -68,9 +75,15 @@ class Database:
         `read_only` they are all of one moment, and no writer waits for them.
         """
         deadline = asyncio.get_running_loop().time() + deadline_seconds
+        with self._measured.request() as request:
+            async with self._transact(read_only, deadline, request) as transaction:
+                yield transaction
+
+    @contextlib.asynccontextmanager
+    async def _transact(self, read_only: bool, deadline: float, request: Request) -> AsyncIterator[Transaction]:
         connections = self._readers if read_only else self._writers
         async with connections.turn(deadline):
-            connection = await self._begin(connections, "BEGIN" if read_only else "BEGIN IMMEDIATE", deadline)
+            connection = await self._begin(connections, "BEGIN" if read_only else "BEGIN IMMEDIATE", deadline, request)
             transaction = Transaction(connection, self._confirmer, deadline, read_only=read_only)
             try:
                 yield transaction
@@ -101,10 +114,11 @@ class Database:
         deadline = asyncio.get_running_loop().time() + deadline_seconds
 
         async def attempt() -> _T:
-            async with self.transaction(read_only=read_only, deadline_seconds=retry.left(deadline)) as transaction:
+            async with self._transact(read_only, deadline, request) as transaction:
                 return await fn(transaction)
 
-        return await retry.until_done(attempt, deadline, self._is_closed)
+        with self._measured.request() as request:
+            return await retry.until_done(attempt, deadline, self._is_closed)
 
     async def read(
         self,
@@ -121,12 +135,16 @@ class Database:
         deadline = asyncio.get_running_loop().time() + deadline_seconds
 
         async def attempt() -> Rows:
+            request.attempt()
             async with self._readers.turn(deadline):
                 connection = await self._readers.take(deadline)
                 try:
                     if consistency == "leader":
-                        return await connection.query(sql, params, deadline_seconds=retry.left(deadline))
-                    return await self._read_confirmed(connection, sql, params, deadline)
+                        rows = await connection.query(sql, params, deadline_seconds=retry.left(deadline))
+                    else:
+                        rows = await self._read_confirmed(connection, sql, params, deadline)
+                    request.answered()
+                    return rows
                 except (asyncio.CancelledError, errors.NotReady, errors.NotLeader):
                     connection.close()
                     raise
@@ -134,7 +152,8 @@ class Database:
                     self._readers.give_back(connection)
 
         statements.check(sql, params)
-        return await retry.until_done(attempt, deadline, self._is_closed)
+        with self._measured.request() as request:
+            return await retry.until_done(attempt, deadline, self._is_closed)
 
     async def _read_confirmed(self, connection: Connection, sql: str, params: Parameters, deadline: float) -> Rows:
         refused: errors.Refused | None = None
@@ -157,6 +176,7 @@ class Database:
     def group_commit(self, batch: Batch) -> GroupCommit:
         """Return a committer that takes many small writes of one kind into one transaction (groupcommit.py)."""
         connections = pool.Pool(self._connector, self.name, 1, "batches", self._gate)
+        connections.measured = self._measured
         self._committers.append(GroupCommit(connections, self._confirmer, batch))
         return self._committers[-1]
 
@@ -172,18 +192,20 @@ class Database:
     def _is_closed(self) -> bool:
         return self._writers.closed
 
-    async def _begin(self, connections: pool.Pool, begin: str, deadline: float) -> Connection:
+    async def _begin(self, connections: pool.Pool, begin: str, deadline: float, request: Request) -> Connection:
         """Return a connection with a transaction open on it; a writing one, so that none fails half way as busy."""
 
         async def attempt() -> Connection:
+            request.attempt()
             connection = await connections.take(deadline)
             try:
                 await connection.execute(begin, deadline_seconds=retry.left(deadline))
+                request.answered()
             except errors.Indefinite as error:
-                connection.close()
+                connections.drop(connection)
                 raise before_commit(error) from error
             except BaseException:
-                connection.close()
+                connections.drop(connection)
                 raise
             return connection
 

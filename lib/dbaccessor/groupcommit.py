@@ -160,7 +160,10 @@ class GroupCommit:
     async def _commit(self, requests: Sequence[_Request]) -> None:
         """Write these and give each its outcome. Raises NotReady, NotLeader when nothing was done."""
         try:
-            rows = await self._write(requests)
+            with self._connections.measured.request() as measured:
+                measured.attempt()
+                rows = await self._write(requests)
+                measured.answered()
         except errors.Indefinite as error:
             for request in requests:
                 _fail(request, errors.Indefinite, str(error), error.code)

@@ -7,6 +7,7 @@ docs/reference/metrics.md lists every name; those that begin with `juju_` are Ju
 
 from __future__ import annotations
 
+import functools
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -53,9 +54,10 @@ class Metrics:
         self._refused = self._counter(
             "ha_controller_db_connections_refused", "Callers that were turned away, by the reason.", "reason"
         )
-        self._confirms = self._counter(
+        confirms = self._counter(
             "ha_controller_db_confirm_rounds", "Rounds in which other voters were asked who leads, for reads.", "result"
         )
+        self._confirmed, self._unconfirmed = confirms.labels("confirmed"), confirms.labels("unconfirmed")
 
     def namespace(self, name: str) -> Namespace:
         """Return the counts of one database; the same for everybody who asks for this name."""
@@ -83,9 +85,9 @@ class Metrics:
         """Count a caller that was turned away. `reason` is one of a few words, never a sentence. From any thread."""
         self._refused.labels(reason).inc()
 
-    def confirmed(self, result: str) -> None:
-        """Count one round of confirming reads: "confirmed", "deposed" or "unanswered"."""
-        self._confirms.labels(result).inc()
+    def confirmed(self, done: bool) -> None:
+        """Count one round of confirming what was read."""
+        (self._confirmed if done else self._unconfirmed).inc()
 
     def databases(self) -> dict[str, dict[str, Any]]:
         """Return the part of the report that has a section for each database."""
@@ -158,7 +160,7 @@ class Namespace:
         self._connections = db.connections.labels(name)
         self._last_ping_seconds = self._max_ping_seconds = 0.0
         self._last_ping_attempts = 0
-        self._opened = 0
+        self._replaced = 0
 
     def request(self) -> Request:
         """Measure one call of a user of the database, from its first attempt to its end, as a context manager."""
@@ -176,7 +178,10 @@ class Namespace:
     def connected(self) -> None:
         """Count a connection to a leader, newly opened."""
         self._connections.inc()
-        self._opened += 1
+
+    def lost(self) -> None:
+        """Count a connection that can be used no more, so that another one has to take its place."""
+        self._replaced += 1
 
     def report(self) -> dict[str, Any]:
         """Return this database's section of the report, under Juju's names."""
@@ -184,8 +189,14 @@ class Namespace:
             "last-ping-duration": _duration(self._last_ping_seconds),
             "last-ping-attempts": self._last_ping_attempts,
             "max-ping-duration": _duration(self._max_ping_seconds),
-            "db-replacements": max(0, self._opened - 1),
+            "db-replacements": self._replaced,
         }
+
+
+@functools.cache
+def unread() -> Namespace:
+    """Return counts that nobody reads."""
+    return Metrics().namespace("")
 
 
 class Request:

@@ -11,7 +11,7 @@ import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Protocol
 
-from dbaccessor import errors, retry
+from dbaccessor import errors, metrics, retry
 from dbaccessor.confirm import Members
 from dbaccessor.dqlite.connection import Connection
 
@@ -49,6 +49,7 @@ class Pool:
         self._idle: list[Connection] = []
         self._suspicions: set[asyncio.Task[None]] = set()
         self.closed = False
+        self.measured = metrics.unread()
 
     @contextlib.asynccontextmanager
     async def turn(self, deadline: float) -> AsyncIterator[None]:
@@ -57,8 +58,9 @@ class Pool:
             raise errors.Refused(f"{self._waiting} {self._what} wait for {self._name} already")
         self._waiting += 1
         try:
-            async with asyncio.timeout_at(deadline):
-                await self._turns.acquire()
+            with self.measured.queued():
+                async with asyncio.timeout_at(deadline):
+                    await self._turns.acquire()
         except TimeoutError as error:
             raise errors.NotReady(f"other {self._what} on {self._name} did not end in time") from error
         finally:
@@ -74,7 +76,7 @@ class Pool:
             connection = self._idle.pop()
             if connection.usable and connection.dialled_as == self._connector.identity:
                 return connection
-            connection.close()
+            self.drop(connection)
         if self.closed:
             raise errors.NotReady(f"{self._name} is closed")
         if self._gate is not None:
@@ -86,6 +88,7 @@ class Pool:
             connection.close()
             raise
         connection.on_slow = self._suspect
+        self.measured.connected()
         return connection
 
     def give_back(self, connection: Connection) -> None:
@@ -93,7 +96,12 @@ class Pool:
         if connection.usable and not self.closed:
             self._idle.append(connection)
         else:
-            connection.close()
+            self.drop(connection)
+
+    def drop(self, connection: Connection) -> None:
+        """Close a connection that another one will have to replace."""
+        connection.close()
+        self.measured.lost()
 
     def close(self) -> None:
         """Drop the idle connections. Those that are lent end with their use."""

@@ -68,6 +68,7 @@ class Worker:
         self._peers = PeerWatch(self._dialer, first, self._presence.targets, self._wake.set)
         self._connector = MemberConnector(self._dialer, lambda: self._own.local)
         self._confirmer = Confirmer(self._connector)
+        self._confirmer.on_round = self.metrics.confirmed
         self._databases: dict[str, Database] = {}
         controller_database = self.database(registry.DATABASE)
         self._registrar = Registrar(self._store, controller_database, application)
@@ -102,7 +103,7 @@ class Worker:
 
     def new_database(self, name: str, gate: Gate | None = None) -> Database:
         """Return a handle of its own, with its own queues; the caller closes it. `gate`: see Pool."""
-        return Database(self._connector, name, self._confirmer, gate)
+        return Database(self._connector, name, self._confirmer, gate).measure(self.metrics.namespace(name))
 
     async def databases(self) -> tuple[str, ...]:
         """Return the names of the cluster's databases, the controller's own first. Raises DbAccessorError."""

@@ -41,6 +41,7 @@ def test_metrics_and_report_follow_a_cluster_from_its_beginning_to_a_change_of_l
     assert before["ha_controller_db_quorum_margin",] == -1
     assert ("ha_controller_db_ready_seconds",) not in before
     assert before["ha_controller_state", "waiting"] == 1
+    assert before["juju_db_requests_total", "controller"] == 0
     cluster.terminate(0)
 
     cluster.form(2)
@@ -51,18 +52,23 @@ def test_metrics_and_report_follow_a_cluster_from_its_beginning_to_a_change_of_l
     assert two["ha_controller_db_actions_total", "bootstrap", "done"] == 1
     assert metrics(cluster, 1)["ha_controller_db_actions_total", "join", "done"] == 1
     assert two["ha_controller_db_ready_seconds",] > 0
+    # The controller's own row was written, and read back by nobody yet, perhaps; each write is a request.
+    assert two["juju_db_success_total", "controller"] >= 1
+    assert two["juju_db_txn_requests_total", "controller"] >= two["juju_db_success_total", "controller"]
+    assert "controller" in report(cluster, 0)["databases"]  # type: ignore[operator]
     assert "may lose 0" in cluster.status(0)["cluster"]["advice"]
 
     cluster.configure(range(3))
     cluster.start(2)
     cluster.wait(lambda: cluster.role_counts(0) == (3, 0, 0) and cluster.serving(0, 1, 2), "three voters")
-    assert metrics(cluster, 0)["ha_controller_db_quorum_margin",] == 1
+    cluster.wait(lambda: metrics(cluster, 0)["ha_controller_db_quorum_margin",] == 1, "the margin is one")
     leader = cluster.leader(0)
     assert leader is not None
+    three = {"voter": 3, "stand-by": 0, "spare": 0}
+    cluster.wait(lambda: report(cluster, (leader + 1) % 3)["members"] == three, "the report of a follower has all")
     told = report(cluster, (leader + 1) % 3)
     assert told["leader"] == f"{cluster.address(leader)}:17666"
     assert (told["leader-role"], told["role"]) == ("voter", "voter")
-    assert told["members"] == {"voter": 3, "stand-by": 0, "spare": 0}
     assert told["last-handover"] is None
 
     assert cluster.terminate(leader) == 0

@@ -13,7 +13,9 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from dbaccessor import errors, metrics
+from dbaccessor.database import Database, Transaction
 from dbaccessor.metrics import Metrics
+from fakenode import FakeNode, failure, obliging
 
 PAGE = Path(__file__).parents[3] / "docs" / "reference" / "metrics.md"
 
@@ -103,6 +105,66 @@ def test_requests_are_counted_by_how_they_ended():
     assert found["juju_db_duration_seconds_count", "namespace=controller", "result=error"] == 6
 
 
+def test_a_database_counts_its_transactions_reads_retries_and_connections():
+    async def play() -> None:
+        counted = Metrics()
+        busy = 2
+
+        def script(asked: Any) -> object:
+            nonlocal busy
+            if asked.text == "BEGIN IMMEDIATE" and busy:
+                busy -= 1
+                return failure(5, "database is locked")
+            return obliging(asked)
+
+        async with FakeNode(script) as node:
+            database = Database(node, "data").measure(counted.namespace("data"))
+
+            async def write(transaction: Transaction) -> None:
+                assert page(counted)["juju_db_requests_total", "namespace=data"] == 1
+                await transaction.execute("DELETE FROM t")
+
+            await database.run(write)
+            await database.read("SELECT 1")
+            database.close()
+
+        found = page(counted)
+        assert found["juju_db_requests_total", "namespace=data"] == 0
+        assert found["juju_db_success_total", "namespace=data"] == 2
+        assert found["juju_db_txn_requests_total", "namespace=data"] == 4
+        assert found["juju_db_txn_retries_total", "namespace=data"] == 2
+        assert found["ha_controller_db_connections_total", "namespace=data"] == len(node.connections)
+        report = counted.databases()["data"]
+        assert report["last-ping-attempts"] == 1
+        # Each busy BEGIN ended its connection; the last two were given back for good, by close().
+        assert report["db-replacements"] == 2
+        assert re.fullmatch(r"\d+\.\d{3}m?s", report["max-ping-duration"])
+
+    asyncio.run(play())
+
+
+def test_those_that_wait_for_their_turn_are_the_queue():
+    async def play() -> None:
+        counted = Metrics()
+        async with FakeNode() as node:
+            database = Database(node, "data").measure(counted.namespace("data"))
+
+            async def begin() -> None:
+                async with database.transaction():
+                    pass
+
+            async with database.transaction():
+                waiting = [asyncio.create_task(begin()) for _ in range(3)]
+                while page(counted)["ha_controller_db_queue_length", "namespace=data"] < 3:
+                    await asyncio.sleep(0)
+                assert page(counted)["juju_db_requests_total", "namespace=data"] == 4
+            await asyncio.gather(*waiting)
+            database.close()
+        assert page(counted)["ha_controller_db_queue_length", "namespace=data"] == 0
+
+    asyncio.run(play())
+
+
 def test_a_forgotten_namespace_leaves_no_series_and_what_still_runs_in_it_does_no_harm():
     counted = Metrics()
     counted.namespace("kept")
@@ -130,6 +192,16 @@ def test_two_workers_count_apart():
 
     assert page(one)["ha_controller_db_connections_refused_total", "reason=epoch"] == 1
     assert ("ha_controller_db_connections_refused_total", "reason=epoch") not in page(other)
+
+
+def test_confirmations_are_counted():
+    counted = Metrics()
+    for done in (True, False, True):
+        counted.confirmed(done)
+
+    found = page(counted)
+    assert found["ha_controller_db_confirm_rounds_total", "result=confirmed"] == 2
+    assert found["ha_controller_db_confirm_rounds_total", "result=unconfirmed"] == 1
 
 
 def test_actions_are_counted_as_done_or_failed():
@@ -197,7 +269,6 @@ def test_every_series_has_its_line_in_the_reference_and_the_reference_names_no_o
     counted = Metrics()
     counted.namespace("data")
     counted.refused("epoch")
-    counted.confirmed("confirmed")
     found = {re.sub(r"_(bucket|count|sum)$", "", key[0]) for key in page(counted, status(member("1")))}
     documented = set(re.findall(r"^\| `((?:juju|ha_controller)\w+)`", PAGE.read_text(), re.MULTILINE))
 
