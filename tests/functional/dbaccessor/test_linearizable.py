@@ -181,3 +181,25 @@ def test_the_survivor_of_two_voters_answers_nobody_until_the_other_is_back(clust
         where.close()
 
     asyncio.run(play())
+
+
+def test_a_frozen_leader_costs_a_caller_its_patience_and_not_its_deadline(cluster: Cluster):
+    """Its connections stay open and answer nothing; the others have elected another long before."""
+    cluster.form(3)
+
+    async def play() -> None:
+        where = database(cluster, 0, 1, 2)
+        await set_value(where, 1)
+        leader = await asyncio.to_thread(cluster.leader, 0)
+        assert leader is not None
+        cluster.freeze(leader)
+        try:
+            async with asyncio.timeout(25):
+                await where.run(lambda tx: tx.execute("INSERT INTO t (k, v) VALUES (2, 2)"), deadline_seconds=60)
+                found = await where.read("SELECT count(*) FROM t", deadline_seconds=60)
+            assert found.rows == ((2,),)
+        finally:
+            cluster.signal(leader, signal.SIGCONT)
+        where.close()
+
+    asyncio.run(play())
