@@ -13,9 +13,10 @@ import json
 import os
 import sys
 import time
+from pathlib import Path
 from typing import Any
 
-from dbaccessor import errors
+from dbaccessor import errors, tls
 from dbaccessor.database import Database, Transaction
 from dbaccessor.dqlite.connection import Connection
 from dbaccessor.identity import controller_of
@@ -39,7 +40,9 @@ class Outsider:
 
     def __init__(self) -> None:
         self._addresses: dict[str, str] = {}
-        self._connector = OutsideConnector(lambda: self._addresses)
+        # It has no certificate of its own: it shows that of a unit, as a program on that unit would.
+        self._keyring = tls.Keyring(Path())
+        self._connector = OutsideConnector(lambda: self._addresses, keyring=self._keyring)
         self._database = Database(self._connector, DATABASE)
         self._writing = asyncio.Event()
         self._number = 0
@@ -58,6 +61,7 @@ class Outsider:
         match command["do"]:
             case "addresses":
                 self._addresses = command["map"]
+                self._keyring.directory = Path(command["certificates"])
             case "write":
                 self._writing.set()
             case "rest":

@@ -12,7 +12,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import IO, Any, Self
 
@@ -216,10 +216,17 @@ class Stage:
             book = self._published(next(iter(addresses), ""), "db-bind-addresses")
         except Failed:
             return  # The unit that was asked has just gone; the next look asks another.
-        self.outsider("addresses", map=book)
+        self.outsider("addresses", map=book, certificates=self._certificates(addresses))
         # Known only when all are in it: one that has not published yet will be soon.
         if len(book) == len(addresses):
             self._known_addresses = addresses
+
+    def _certificates(self, units: Iterable[str]) -> str:
+        """Return the folder of a unit's certificates, as the outsider can reach it; "" while no unit is up."""
+        for unit in units:
+            with contextlib.suppress(Failed):
+                return f"/proc/{self._ask('enter', unit=unit)['pid']}/root/var/lib/ha-controller/tls"
+        return ""
 
     def unit_of(self, controller_id: str) -> str:
         """Return the name of the unit that is this controller; ids and unit numbers need not be the same."""

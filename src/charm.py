@@ -8,6 +8,7 @@ nothing.
 from __future__ import annotations
 
 import dataclasses
+import datetime
 import logging
 import uuid
 from collections.abc import Mapping
@@ -16,6 +17,8 @@ import ops
 from charmlibs import systemd
 
 import bindaddress
+import certificatefiles
+import certificates
 import controllerconf
 import controlsocket
 import dbcluster
@@ -58,6 +61,7 @@ class ControllerCharm(ops.CharmBase):
         self._statuses: list[ops.StatusBase] | None = None
         self._node: controlsocket.Status | None = None
         self._hole = ""
+        self._certified = False
         self._reconciled = False
         cluster = self.on[dbcluster.ENDPOINT]
         for event in (
@@ -75,6 +79,7 @@ class ControllerCharm(ops.CharmBase):
             cluster.relation_broken,
         ):
             framework.observe(event, self._on_event)
+        framework.observe(self.on.secret_remove, self._on_secret_remove)
         framework.observe(self.on.stop, self._on_stop)
         framework.observe(self.on.remove, self._on_remove)
         framework.observe(self.on.get_cluster_action, self._on_get_cluster)
@@ -100,7 +105,7 @@ class ControllerCharm(ops.CharmBase):
         # Before the start hook a node without an address could only wait; from then on its waiting is worth showing.
         due = isinstance(event, ops.StartEvent | ops.UpdateStatusEvent) or self._is_named() or changed_code
         started = self._run(restart=changed_code) if due and not isinstance(event, ops.InstallEvent) else False
-        if (rewritten or started) and self._is_named():
+        if (rewritten or started) and self._is_named() and self._certified:
             self._node = controlsocket.wait_until_serving(paths.STATE_DIR)
             self._publish_state(now)
         else:
@@ -136,13 +141,26 @@ class ControllerCharm(ops.CharmBase):
             address=address,
             cluster_uuid=now.disk_uuid or now.own.cluster_uuid,
             db_state=now.node_state or now.own.db_state,
+            request=certificatefiles.request(paths.STATE_DIR),
         )
+        installed = self._certify(now)
+        own = dataclasses.replace(own, certificate=installed.uses)
         app = self._decide(now, own)
         changed = app is not None and self._render(now, app)
+        if installed.changed and not changed:
+            confsocket.reload(paths.STATE_DIR)
         if on_disk := controllerconf.read(paths.STATE_DIR):
             own = dataclasses.replace(own, rendered=on_disk.generation, digest=dbcluster.digest(on_disk))
         self._write(now.relation.data[self.unit], own.dump())
-        return changed
+        return changed or installed.changed
+
+    def _certify(self, now: Facts) -> certificatefiles.Installed:
+        """Put the certificates in place that were published for this unit. Done before anything is rendered."""
+        installed = certificatefiles.install(paths.STATE_DIR, now.app.papers, now.controller_id)
+        if installed.waiting:
+            self._say(ops.WaitingStatus(installed.waiting))
+        self._certified = bool(installed.uses)
+        return installed
 
     def _decide(self, now: Facts, own: dbcluster.UnitBag) -> dbcluster.AppBag | None:
         """Return the bag to render: the published one, or what the leader publishes now. None: nothing yet."""
@@ -173,17 +191,42 @@ class ControllerCharm(ops.CharmBase):
         on_disk = Rendered(now.on_disk.generation, dbcluster.digest(now.on_disk)) if now.on_disk else Rendered()
         view = topology.View(now.app, {**now.peers, now.unit: own}, now.goal, on_disk)
         proposal = topology.propose(view, lambda: str(uuid.uuid4()))
+        app = dataclasses.replace(proposal.app, papers=self._papers(view, proposal.app))
         self._hole = proposal.hole
         if proposal.hole:
             logger.info("leader: the map stays as it is: %s", proposal.hole)
         if proposal.app != now.app:
             for reason in proposal.reasons:
                 logger.info("leader: %s", reason)
-        self._write(now.relation.data[self.app], proposal.app.dump())
-        if proposal.acts_on(now.app):
-            return proposal.app
-        workload.ask_for_hook(self.charm_dir, self.unit.name)
-        return None
+        self._write(now.relation.data[self.app], app.dump())
+        acts = proposal.acts_on(now.app)
+        if not acts or app.papers.in_use(now.controller_id) != now.app.papers.in_use(now.controller_id):
+            workload.ask_for_hook(self.charm_dir, self.unit.name)
+        return app if acts else None
+
+    def _papers(self, view: topology.View, app: dbcluster.AppBag) -> certificates.Papers:
+        """Return what the leader publishes about certificates. Only what is due needs the authority's key."""
+        dying = view.goal.dying if view.goal is not None else frozenset[str]()
+        units = {
+            i: certificates.Applicant(bag.request, bag.certificate) if (bag := view.units.get(unit)) else None
+            for i, unit in app.units.items()
+            if unit not in dying and i not in app.departed
+        }
+        clock = datetime.datetime.now(datetime.UTC)
+        papers = certificates.settle(view.app.papers, units)
+        reasons = certificates.due(papers, units, app.departed, clock)
+        if not reasons:
+            return papers
+        for reason in reasons:
+            logger.info("leader: %s", reason)
+        # Only here, because it loads the cryptography package, which most hooks can do without.
+        import certificatesecret
+
+        papers, problems = certificatesecret.Vault(self.model).issue(papers, units, app.departed, clock)
+        for problem in problems:
+            logger.warning("leader: %s", problem)
+            self._say(ops.WaitingStatus(problem))
+        return papers
 
     def _render(self, now: Facts, app: dbcluster.AppBag) -> bool:
         """Write controller.conf and nudge its reader. Return whether it changed."""
@@ -241,6 +284,11 @@ class ControllerCharm(ops.CharmBase):
     def _say(self, status: ops.StatusBase) -> None:
         if self._statuses is not None:
             self._statuses.append(status)
+
+    def _on_secret_remove(self, event: ops.SecretRemoveEvent) -> None:
+        import certificatesecret
+
+        certificatesecret.forget_old_revision(event)
 
     def _on_stop(self, _: ops.StopEvent) -> None:
         logger.info("this unit %s", controlsocket.leave(paths.STATE_DIR))

@@ -4,10 +4,10 @@ A unit bag holds what only that unit knows; the app bag holds what the leader de
 here reads or writes Juju: `parse` takes what was read at the start of the hook, `dump` returns what is to be
 written.
 
-The bags' keys are contract C1's, and three more: `rendered-digest` beside `rendered` (two configurations of
-one number can then be told apart), `cluster-uuid` in the unit bag (what its disk shows, so that no leader
-invents another) and `units` in the app bag (which unit an id belongs to, so that nothing relies on an id
-being a unit number).
+The bags' keys are contract C1's and C6's (`certificate-request` and `certificates`), and four more: `rendered-digest`
+beside `rendered` (two configurations of one number can then be told apart), `cluster-uuid` in the unit bag (what its
+disk shows, so that no leader invents another), `certificate` there (a digest of the one it uses) and `units` in the app
+bag (which unit an id belongs to, so that nothing relies on an id being a unit number).
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from dataclasses import dataclass, field
 import msgspec
 
 import bindaddress
+from certificates import Papers
 from dbaccessor import conf
 
 ENDPOINT = "db-cluster"
@@ -65,6 +66,8 @@ class UnitBag:
     digest: str = ""
     cluster_uuid: str = ""
     db_state: str = ""
+    request: str = ""
+    certificate: str = ""
     schema: int = SCHEMA
 
     @classmethod
@@ -78,6 +81,8 @@ class UnitBag:
             digest=raw.get("rendered-digest", ""),
             cluster_uuid=raw.get("cluster-uuid", ""),
             db_state=raw.get("db-state", ""),
+            request=raw.get("certificate-request", ""),
+            certificate=raw.get("certificate", ""),
             schema=_number(raw.get("schema")) or SCHEMA,
         )
 
@@ -90,6 +95,8 @@ class UnitBag:
             "rendered-digest": self.digest,
             "cluster-uuid": self.cluster_uuid,
             "db-state": self.db_state,
+            "certificate-request": self.request,
+            "certificate": self.certificate,
         }
 
 
@@ -106,6 +113,7 @@ class AppBag:
     departed: tuple[str, ...] = ()
     units: Mapping[str, str] = field(default_factory=dict[str, str])
     db_state: str = ""
+    papers: Papers = field(default_factory=Papers)
 
     @classmethod
     def parse(cls, raw: Mapping[str, str]) -> AppBag:
@@ -123,6 +131,7 @@ class AppBag:
                 departed=msgspec.json.decode(raw.get("departed") or "[]", type=tuple[str, ...]),
                 units=msgspec.json.decode(raw.get("units") or "{}", type=dict[str, str]),
                 db_state=raw.get("db-state", ""),
+                papers=Papers.parse(raw.get("certificates", "")),
             )
         except msgspec.DecodeError as error:
             raise BadBag(f"the application databag of {ENDPOINT} cannot be read: {error}") from error
@@ -139,6 +148,7 @@ class AppBag:
             "departed": json.dumps(sorted(self.departed)),
             "units": json.dumps(dict(self.units), sort_keys=True),
             "db-state": self.db_state,
+            "certificates": self.papers.dump(),
         }
 
     def conf(self, controller_id: str, *, network_latency_ms: int, extra: Mapping[str, object]) -> conf.ControllerConf:

@@ -10,6 +10,7 @@ import hashlib
 import logging
 import os
 import shlex
+import shutil
 import sys
 import sysconfig
 import time
@@ -81,6 +82,8 @@ def remove() -> Path | None:
         systemd.daemon_reload()
     if not paths.STATE_DIR.exists():
         return None
+    # What is kept is data. The key opened the cluster's doors, and nobody needs it any more.
+    shutil.rmtree(paths.STATE_DIR / "tls", ignore_errors=True)
     stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
     for suffix in ("", *(f".{n}" for n in range(1, 1000))):
         target = paths.STATE_DIR.with_name(f"{paths.STATE_DIR.name}.removed-{stamp}{suffix}")

@@ -1,7 +1,8 @@
 """Dialling other controllers: from a raft name to a connection on which the preamble was agreed.
 
 Three callers: Dqlite's connect function (a foreign thread, blocking), the questions of the peer watch, and client
-connections to the leader (both asyncio). There is no TLS yet: the bytes go in clear.
+connections to the leader (both asyncio). All go under TLS unless the configuration says otherwise; for the first, which
+can speak none, the proxy carries the bytes.
 """
 
 from __future__ import annotations
@@ -13,15 +14,19 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
-from dbaccessor import localnode, preamble
+from dbaccessor import localnode, preamble, tls
 from dbaccessor.identity import Epoch, controller_of, node_name
-from dbaccessor.preamble import Answer, Hello, MembershipRequest, Outcome, Purpose
+from dbaccessor.preamble import Answer, Hello, MembershipRequest, Outcome, Purpose, newer_epoch
 from dbaccessor.timing import Timing
+from dbaccessor.tlsfiles import BadCredentials
 
 # Established connections notice a silent peer by these; the kernel's own limits are minutes.
 _KEEPALIVE_IDLE_SECONDS = 1
 _KEEPALIVE_PROBES = 4
 _USER_TIMEOUT_MS = 5000
+
+# How long the end of a TLS connection may take that was closed in order.
+_CLOSE_SECONDS = 1.0
 
 # Between two attempts to reach a peer that was seen a moment ago.
 _PERSIST_PAUSE_SECONDS = 0.05
@@ -87,8 +92,18 @@ class AddressBook:
         return {i: a for i, a in {**self.earlier, **self.current}.items() if a}
 
 
+# Proxy.carry: opens a connection under TLS for Dqlite, from any thread.
+Carrier = Callable[
+    [str, int, str, Hello, float],
+    tuple[Answer, tls.Peer, socket.socket | None],
+]
+
+
 class Dialer:
-    """Opens connections for one controller. `caller` and `book` are replaced by the worker as they change."""
+    """Opens connections for one controller. `caller` and `book` are replaced by the worker as they change.
+
+    `keyring` holds the certificates; without it (None) TLS is off. `carry` is who speaks TLS for Dqlite.
+    """
 
     def __init__(
         self, caller: Caller, book: AddressBook, timing: Timing, on_answer: Callable[[Answer], None] | None = None
@@ -96,6 +111,8 @@ class Dialer:
         self.caller = caller
         self.book = book
         self.timing = timing
+        self.keyring: tls.Keyring | None = None
+        self.carry: Carrier | None = None
         self._on_answer = on_answer
         self._seen: dict[str, float] = {}
         self._closing = threading.Event()
@@ -147,6 +164,8 @@ class Dialer:
         if ip is None:
             raise DialError(f"no address is known for controller {controller_id}")
         where = f"{name} at {ip} port {self.book.port}"
+        if self.keyring is not None:
+            return self._raft_under_tls(name, controller_id, ip, where)
         try:
             stream = socket.create_connection((ip, self.book.port), timeout=self.timing.connect_seconds)
         except OSError as error:
@@ -167,20 +186,30 @@ class Dialer:
                 raise
             raise DialError(f"{where} does not answer: {error}") from error
 
+    def _raft_under_tls(self, name: str, controller_id: str, ip: str, where: str) -> int:
+        assert self.carry is not None, "a dialer for raft under TLS has somebody to carry it"
+        hello = self.caller.hello("raft", target=name)
+        try:
+            answer, peer, stream = self.carry(ip, self.book.port, controller_id, hello, self.timing.connect_seconds)
+        except BadCredentials as error:
+            raise DialError(f"{where} cannot be dialled: {error}") from error
+        except (OSError, EOFError) as error:
+            raise DialError(f"{where}: {_words(error)}") from error
+        self._note(answer, peer)
+        if stream is None:
+            raise RefusedByPeer(f"{where} refuses: {answer.reason}", answer)
+        self.saw(controller_id)
+        return stream.detach()
+
     # asyncio
 
     async def ask(self, ip: str) -> Answer:
         """Return what the controller at `ip` says of itself. Raises DialError within `ask_seconds`."""
+        conversation = Conversation(self, ip)
         try:
-            async with asyncio.timeout(self.timing.ask_seconds):
-                _, writer, answer = await self._open(ip, self.caller.hello("identity"))
-        except (OSError, TimeoutError) as error:
-            reason = str(error) or "no answer in time"
-            raise DialError(f"{ip} port {self.book.port} does not answer: {reason}") from error
-        writer.close()
-        if answer.controller_id:
-            self.saw(answer.controller_id)
-        return answer
+            return await conversation.ask()
+        finally:
+            conversation.close()
 
     async def open_client(self, name: str) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         """Return a stream to the Dqlite node `name` on which the preamble was agreed. Raises DialError."""
@@ -189,14 +218,19 @@ class Dialer:
         ip = self.book.find(controller_of(name))
         if ip is None:
             raise DialError(f"no address is known for {name}")
+        writer: asyncio.StreamWriter | None = None
         try:
             async with asyncio.timeout(self.timing.connect_seconds):
-                reader, writer, answer = await self._open(ip, self.caller.hello("client", target=name))
-        except (OSError, TimeoutError) as error:
-            raise DialError(f"{name} at {ip} does not answer: {str(error) or 'no answer in time'}") from error
-        if not answer.accepted:
-            writer.close()
-            raise RefusedByPeer(f"{name} refuses: {answer.reason}", answer)
+                reader, writer, peer = await self._open(ip, controller_of(name))
+                answer = await self._greet(reader, writer, peer, self.caller.hello("client", target=name))
+                if not answer.accepted:
+                    raise RefusedByPeer(f"{name} refuses: {answer.reason}", answer)
+        except BaseException as error:
+            if writer is not None:
+                writer.transport.abort()
+            if isinstance(error, (OSError, EOFError, BadCredentials)) and not isinstance(error, DialError):
+                raise DialError(f"{name} at {ip}: {_words(error)}") from error
+            raise
         return reader, writer
 
     async def membership(self, name: str, request: MembershipRequest, deadline_seconds: float) -> Outcome:
@@ -207,39 +241,103 @@ class Dialer:
         writer: asyncio.StreamWriter | None = None
         try:
             async with asyncio.timeout(deadline_seconds):
+                reader, writer, peer = await self._open(ip, controller_of(name))
                 hello = self.caller.hello("membership", target=name, request=request)
-                reader, writer, answer = await self._open(ip, hello)
+                answer = await self._greet(reader, writer, peer, hello)
                 if not answer.accepted:
                     raise RefusedByPeer(f"{name} refuses: {answer.reason}", answer)
                 return preamble.decode_outcome(await _read_frame(reader))
         except TimeoutError as error:
             raise DialError(f"{name} did not finish within {deadline_seconds:g} s; the outcome is not known") from error
-        except (OSError, EOFError) as error:
+        except (OSError, EOFError, BadCredentials) as error:
             if isinstance(error, DialError):
                 raise
-            raise DialError(f"{name} at {ip}: {error}; the outcome is not known") from error
+            raise DialError(f"{name} at {ip}: {_words(error)}; the outcome is not known") from error
         finally:
             if writer is not None:
-                writer.close()
+                writer.transport.abort()
 
-    async def _open(self, ip: str, hello: Hello) -> tuple[asyncio.StreamReader, asyncio.StreamWriter, Answer]:
-        reader, writer = await asyncio.open_connection(ip, self.book.port)
+    async def _open(
+        self, ip: str, controller_id: str | None
+    ) -> tuple[asyncio.StreamReader, asyncio.StreamWriter, tls.Peer | None]:
+        """Connect, and make sure of who is there (None: anybody). Raises OSError, BadCredentials."""
+        if self.keyring is None:
+            reader, writer = await asyncio.open_connection(ip, self.book.port)
+            prepare(writer.get_extra_info("socket"))
+            return reader, writer, None
+        contexts = self.keyring.current()
+        reader, writer = await asyncio.open_connection(
+            ip, self.book.port, ssl=contexts.client, server_hostname="", ssl_shutdown_timeout=_CLOSE_SECONDS
+        )
         try:
             prepare(writer.get_extra_info("socket"))
-            writer.write(preamble.encode(hello))
-            await writer.drain()
-            answer = preamble.decode_answer(await _read_frame(reader))
-        except BaseException as error:
-            writer.close()
-            if isinstance(error, EOFError):
-                raise DialError(f"{ip} closed the connection during the preamble") from error
+            peer = contexts.identify(writer.get_extra_info("ssl_object"))
+            if controller_id is not None:
+                preamble.check_peer(peer, controller_id)
+        except BaseException:
+            writer.transport.abort()
             raise
-        self._note(answer)
-        return reader, writer, answer
+        return reader, writer, peer
 
-    def _note(self, answer: Answer) -> None:
-        if self._on_answer is not None:
+    async def _greet(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, peer: tls.Peer | None, hello: Hello
+    ) -> Answer:
+        writer.write(preamble.encode(hello))
+        await writer.drain()
+        answer = preamble.decode_answer(await _read_frame(reader))
+        if peer is not None and answer.controller_id not in ("", peer.controller_id):
+            raise preamble.WrongPeer(f"it says that it is controller {answer.controller_id}, and shows that of {peer}")
+        self._note(answer, peer)
+        return answer
+
+    def _note(self, answer: Answer, peer: tls.Peer | None = None) -> None:
+        # Whoever was left behind is told of a newer epoch, and must not announce one.
+        ahead = newer_epoch(self.caller.epoch, answer.superseded or answer.epoch)
+        if self._on_answer is not None and not (peer is not None and peer.retired and ahead):
             self._on_answer(answer)
+
+
+class Conversation:
+    """Asks one address who is there, again and again over one connection, and over a new one when that has ended."""
+
+    def __init__(self, dialer: Dialer, ip: str) -> None:
+        self.ip = ip
+        self._dialer = dialer
+        self._open: tuple[asyncio.StreamReader, asyncio.StreamWriter, tls.Peer | None] | None = None
+
+    async def ask(self) -> Answer:
+        """Return what the controller there says of itself. Raises DialError within `ask_seconds`."""
+        dialer = self._dialer
+        try:
+            async with asyncio.timeout(dialer.timing.ask_seconds):
+                answer = await self._ask()
+        except BaseException as error:
+            self.close()
+            if isinstance(error, (OSError, EOFError, TimeoutError, BadCredentials)):
+                raise DialError(f"{self.ip} port {dialer.book.port} does not answer: {_words(error)}") from error
+            raise
+        if not answer.accepted:
+            self.close()
+            raise RefusedByPeer(f"{self.ip} port {dialer.book.port} refuses: {answer.reason}", answer)
+        if answer.controller_id:
+            dialer.saw(answer.controller_id)
+        return answer
+
+    async def _ask(self) -> Answer:
+        dialer = self._dialer
+        if self._open is not None:
+            try:
+                return await dialer._greet(*self._open, dialer.caller.hello("identity"))
+            except (OSError, EOFError):
+                self.close()  # It had ended since the last question, which says nothing about now.
+        self._open = await dialer._open(self.ip, None)
+        return await dialer._greet(*self._open, dialer.caller.hello("identity"))
+
+    def close(self) -> None:
+        """End the connection; the next question opens another."""
+        if self._open is not None:
+            self._open[1].transport.abort()
+            self._open = None
 
 
 def prepare(stream: socket.socket) -> None:
@@ -250,6 +348,17 @@ def prepare(stream: socket.socket) -> None:
     stream.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, _KEEPALIVE_IDLE_SECONDS)
     stream.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, _KEEPALIVE_PROBES)
     stream.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, _USER_TIMEOUT_MS)
+
+
+def _words(error: BaseException) -> str:
+    """What went wrong, for the end of a sentence that names the other side."""
+    if isinstance(error, TimeoutError):
+        return "no answer in time"
+    if isinstance(error, asyncio.IncompleteReadError):
+        return "it closed the connection during the preamble"
+    if isinstance(error, OSError | EOFError):
+        return tls.explain(error)
+    return str(error)
 
 
 async def _read_frame(reader: asyncio.StreamReader) -> bytes:
@@ -270,7 +379,7 @@ def _read_exactly(stream: socket.socket, deadline_seconds: float) -> bytes:
             stream.settimeout(left)
             part = stream.recv(count - len(parts))
             if not part:
-                raise ConnectionResetError("closed during the preamble")
+                raise ConnectionResetError("it closed the connection during the preamble")
             parts += part
         return bytes(parts)
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Mapping
 
-from dbaccessor import errors, timing
+from dbaccessor import errors, timing, tls
 from dbaccessor.dial import AddressBook, Caller, Dialer, DialError
 from dbaccessor.dqlite.connection import Connection
 from dbaccessor.localnode import LocalNode
@@ -92,16 +92,23 @@ class OutsideConnector:
     """Connections to the leader for a program that is no controller.
 
     `addresses` is asked before every attempt: controller id -> IP. With `cluster_uuid` None, the first leader found
-    tells which cluster this is, and only that cluster is accepted from then on. Epochs only ever rise.
+    tells which cluster this is, and only that cluster is accepted from then on. Epochs only ever rise. `keyring` holds
+    a certificate of that cluster's authority; without it connections are in clear, which only a cluster on loopback
+    addresses accepts.
     """
 
     def __init__(
-        self, addresses: Callable[[], Mapping[str, str]], port: int = 17666, cluster_uuid: str | None = None
+        self,
+        addresses: Callable[[], Mapping[str, str]],
+        port: int = 17666,
+        cluster_uuid: str | None = None,
+        keyring: tls.Keyring | None = None,
     ) -> None:
         self._addresses = addresses
         self._uuid = cluster_uuid
         self._epoch_number = 0
         self._dialer = Dialer(Caller(), AddressBook(port=port), timing.for_latency(10))
+        self._dialer.keyring = keyring
 
     async def to_leader(self, *, deadline: float) -> Connection:
         """As MemberConnector.to_leader."""

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from dbaccessor.decide import Peer
-from dbaccessor.dial import Dialer, DialError
+from dbaccessor.dial import Conversation, Dialer, DialError
 from dbaccessor.dqlite.nodedir import LastEntry
 from dbaccessor.preamble import Answer
 from dbaccessor.timing import Timing
@@ -27,7 +27,7 @@ _OWN_DELAY_SECONDS = 0.25
 
 @dataclass
 class _Record:
-    address: str
+    conversation: Conversation
     answer: Answer | None = None
     answered_at: float = float("-inf")
     silent_since: float | None = None
@@ -56,15 +56,19 @@ class PeerWatch:
 
     async def run(self) -> None:
         """Ask for ever. Ends only by cancellation."""
-        while True:
-            await self.round()
-            self._on_round()
-            self._urgent.clear()
-            try:
-                async with asyncio.timeout(self.timing.watch_seconds):
-                    await self._urgent.wait()
-            except TimeoutError:
-                pass
+        try:
+            while True:
+                await self.round()
+                self._on_round()
+                self._urgent.clear()
+                try:
+                    async with asyncio.timeout(self.timing.watch_seconds):
+                        await self._urgent.wait()
+                except TimeoutError:
+                    pass
+        finally:
+            for record in self._records.values():
+                record.conversation.close()
 
     def hurry(self) -> None:
         """Let the next round begin now."""
@@ -75,7 +79,7 @@ class PeerWatch:
         self._forgive_own_pause()
         targets = dict(self._targets())
         for gone in set(self._records) - set(targets):
-            del self._records[gone]
+            self._records.pop(gone).conversation.close()
         await asyncio.gather(*(self._ask(i, ip) for i, ip in targets.items()))
         self._asked_all = frozenset(targets.items())
 
@@ -131,11 +135,13 @@ class PeerWatch:
 
     async def _ask(self, controller_id: str, ip: str) -> None:
         record = self._records.get(controller_id)
-        if record is None or record.address != ip:
-            record = self._records[controller_id] = _Record(ip)
+        if record is None or record.conversation.ip != ip:
+            if record is not None:
+                record.conversation.close()
+            record = self._records[controller_id] = _Record(Conversation(self._dialer, ip))
         asked_at = time.monotonic()
         try:
-            answer = await self._dialer.ask(ip)
+            answer = await record.conversation.ask()
         except DialError as error:
             if time.monotonic() - asked_at > self.timing.ask_seconds + _OWN_DELAY_SECONDS:
                 record.silent_since, record.unanswered = None, 0

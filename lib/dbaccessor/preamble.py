@@ -2,11 +2,12 @@
 
 One frame is the four bytes `HAC1`, a 32-bit little-endian length, and that many bytes of JSON. The caller sends a
 Hello and gets an Answer, whatever the purpose; a refusal tells the refuser's own identity and epoch, so both sides
-learn from it. Only then does a raft or client connection carry Dqlite's own bytes.
+learn from it. Only then does a raft or client connection carry Dqlite's own bytes. All of it goes under TLS (tls.py),
+and who a caller claims to be here must be who its certificate names.
 
 | purpose | what follows the answer |
 |---|---|
-| identity | nothing; the answer is the point (anybody may ask) |
+| identity | another Hello, or nothing; the answer is the point (every controller may ask, a lost one too) |
 | raft, client | Dqlite's wire protocol, if cluster-uuid, epoch and the dialled name agree |
 | membership | one MembershipRequest was in the Hello; one Outcome follows when it is done |
 """
@@ -14,14 +15,18 @@ learn from it. Only then does a raft or client connection carry Dqlite's own byt
 from __future__ import annotations
 
 import struct
+from collections.abc import Collection
 from typing import Literal, TypeVar
 
 import msgspec
 
 from dbaccessor.identity import Epoch
+from dbaccessor.tls import Peer
 
 MAGIC = b"HAC1"
 HEADER = struct.Struct("<4sI")
+# How TLS begins.
+HANDSHAKE = b"\x16"
 # A cluster of a hundred members answers with about 10 kB; what is larger is not ours.
 MAX_FRAME = 256 * 1024
 
@@ -30,6 +35,10 @@ Purpose = Literal["identity", "raft", "client", "membership"]
 
 class BadFrame(ConnectionError):
     """The other side does not speak this protocol."""
+
+
+class WrongPeer(ConnectionError):
+    """The certificate of the other side names somebody else than it should."""
 
 
 class MembershipRequest(msgspec.Struct, frozen=True, rename="kebab", kw_only=True):
@@ -110,6 +119,8 @@ def encode(frame: Frame) -> bytes:
 def body_length(header: bytes) -> int:
     """Return how many bytes follow this header. Raises BadFrame."""
     magic, length = HEADER.unpack(header)
+    if magic[:1] == HANDSHAKE:
+        raise BadFrame("the other side speaks TLS, and it is off here")
     if magic != MAGIC:
         raise BadFrame("the other side does not speak the preamble of this program")
     if length > MAX_FRAME:
@@ -129,11 +140,14 @@ def decode_outcome(body: bytes) -> Outcome:
     return _decode(body, Outcome)
 
 
-def refusal(hello: Hello, own: Answer) -> str | None:
+def refusal(hello: Hello, own: Answer, peer: Peer | None = None, departed: Collection[str] = ()) -> str | None:
     """Say why `own` (the answering node's facts) must not serve `hello`, or return None when it may.
 
-    Pure. The identity purpose is always served: it is how two nodes find out that they differ.
+    Pure. `peer` is whom the caller's certificate names, None without TLS. The identity purpose is served to every
+    controller that says who it is: it is how two nodes find out that they differ.
     """
+    if peer is not None and (reason := _false_claim(hello, peer)) is not None:
+        return reason
     if hello.purpose == "identity":
         return None
     if not own.cluster_uuid or hello.cluster_uuid != own.cluster_uuid:
@@ -146,7 +160,43 @@ def refusal(hello: Hello, own: Answer) -> str | None:
         return f"this node is {own.name}, not {hello.target}"
     if not own.running:
         return "this node's database is not running"
+    return None if peer is None else _lost(hello, own, peer, departed)
+
+
+def believable(hello: Hello, own: Answer, peer: Peer) -> bool:
+    """Whether what a caller says of itself is to be heeded: it is who its certificate names, and no announcement of a
+    newer epoch by somebody who was left behind. Those may learn of one here."""
+    return _false_claim(hello, peer) is None and not (peer.retired and newer_epoch(own.epoch, hello.epoch))
+
+
+def check_peer(peer: Peer, controller_id: str) -> None:
+    """Raise WrongPeer unless the certificate that was shown is that of the controller that was dialled."""
+    if peer.controller_id != controller_id:
+        raise WrongPeer(f"it shows the certificate of {peer}, and controller {controller_id} was dialled")
+
+
+def _false_claim(hello: Hello, peer: Peer) -> str | None:
+    if hello.controller_id and hello.controller_id != peer.controller_id:
+        return f"the caller says that it is controller {hello.controller_id}, and its certificate is that of {peer}"
+    if hello.purpose in ("raft", "membership") and not hello.controller_id:
+        return f"{hello.purpose} is for controllers, and the caller does not say which one it is"
+    if hello.request is not None and hello.request.controller_id != peer.controller_id:
+        return f"the caller asks for controller {hello.request.controller_id}, and its certificate is that of {peer}"
     return None
+
+
+def _lost(hello: Hello, own: Answer, peer: Peer, departed: Collection[str]) -> str | None:
+    """Refuse whoever is gone for good. As long as raft counts it as a member it may speak: without it there might be
+    no quorum to remove it."""
+    if not peer.retired and peer.controller_id not in departed:
+        return None
+    member = hello.dqlite_id and any(m.dqlite_id == hello.dqlite_id for m in own.members)
+    joins = hello.request is not None and hello.request.operation == "join"
+    if member and not joins:
+        return None
+    if peer.controller_id in departed:
+        return f"controller {peer.controller_id} has departed for good"
+    return f"the certificate of {peer} is of an authority that was replaced"
 
 
 def newer_epoch(own: Epoch | None, other: Epoch | None) -> bool:

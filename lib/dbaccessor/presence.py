@@ -9,16 +9,18 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Mapping
+from pathlib import Path
 
 import msgspec
 
-from dbaccessor import dial
+from dbaccessor import dial, tls
 from dbaccessor.conf import ControllerConf
 from dbaccessor.dqlite.nodedir import LastEntry
 from dbaccessor.identity import Epoch, Identity, node_name
 from dbaccessor.preamble import Answer, Hello, MembershipRequest, Outcome, newer_epoch
 from dbaccessor.proxy import CannotListen, Proxy
 from dbaccessor.timing import Timing
+from dbaccessor.tlsfiles import BadCredentials
 
 log = logging.getLogger(__name__)
 
@@ -28,7 +30,7 @@ class Presence:
 
     `on_request` carries out a membership request (on the proxy's loop), `on_refused` hears the raft name of a caller
     from an older epoch, `on_member` the controller id of one from this epoch, `wake` is called when something was heard
-    that the worker has to decide about.
+    that the worker has to decide about. `credentials` is the folder with the certificates.
     """
 
     def __init__(
@@ -38,6 +40,7 @@ class Presence:
         on_refused: Callable[[str], None],
         on_member: Callable[[str], None],
         wake: Callable[[], None],
+        credentials: Path,
     ) -> None:
         self.identity: Identity | None = None
         # The newest epoch of this cluster, above the own one, that anybody spoke of.
@@ -46,6 +49,8 @@ class Presence:
         self.listen_problem: str | None = None
         self.dialer = dial.Dialer(dial.Caller(), dial.AddressBook(), timing, self._heard)
         self.proxy = Proxy(on_request, self._hello)
+        self.dialer.carry = self.proxy.carry
+        self._credentials = credentials
         self._conf: ControllerConf | None = None
         self._on_refused = on_refused
         self._on_member = on_member
@@ -61,6 +66,8 @@ class Presence:
     def know(self, conf: ControllerConf | None, earlier: Mapping[str, str]) -> None:
         """Take on this configuration; `earlier` are the last addresses of those it may not name any more."""
         self._conf = conf
+        self.proxy.departed = frozenset(conf.departed if conf is not None else ())
+        self.dialer.keyring = self.proxy.keyring = self._keyring(conf)
         self.dialer.book = dial.AddressBook(
             port=conf.dqlite_port if conf is not None else 17666,
             current=dict(conf.db_bind_addresses) if conf is not None else {},
@@ -98,13 +105,31 @@ class Presence:
         me = self.dialer.caller.controller_id
         return {i: a for i, a in self.dialer.book.everybody().items() if i != me}
 
+    def certificate_problem(self) -> BadCredentials | None:
+        """What is wrong with the certificate files, where they are needed, even while the last good ones serve."""
+        keyring = self.dialer.keyring
+        return keyring.problem() if keyring is not None else None
+
+    @property
+    def certified(self) -> bool:
+        """Whether connections can be made at all: under TLS with a certificate, or without where that is allowed."""
+        keyring = self.dialer.keyring
+        if keyring is None:
+            return True
+        try:
+            keyring.current()
+        except BadCredentials:
+            return False
+        return True
+
     async def listen(self) -> None:
         """Listen where the configuration says. What prevents it is in `listen_problem`.
 
         The address before stays then, unless the configuration gives it to another controller by now.
+        Nobody is let in before there is a certificate to show.
         """
         conf = self._conf
-        if conf is None or conf.own_address is None:
+        if conf is None or conf.own_address is None or not self.certified:
             return
         if self.proxy.listening is not None and self.proxy.listening[0] in conf.others.values():
             await self.proxy.stop_listening()
@@ -115,6 +140,15 @@ class Presence:
             if self.listen_problem != str(error):
                 log.error("%s", error)
             self.listen_problem = str(error)
+
+    def _keyring(self, conf: ControllerConf | None) -> tls.Keyring | None:
+        """The certificates that this configuration asks for: the same as before, unless it is for somebody else."""
+        if conf is None or conf.tls == "off":
+            return None
+        before = self.dialer.keyring
+        if before is not None and before.controller_id == conf.controller_id:
+            return before
+        return tls.Keyring(self._credentials, conf.controller_id)
 
     def _update_caller(self) -> None:
         identity = self.identity

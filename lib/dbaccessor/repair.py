@@ -15,7 +15,7 @@ from pathlib import Path
 
 import msgspec
 
-from dbaccessor import conf, dial, errors, reconfigure, recovery, soleowner, timing
+from dbaccessor import conf, dial, errors, reconfigure, recovery, soleowner, timing, tls, tlsfiles
 from dbaccessor.conf import ControllerConf
 from dbaccessor.dqlite import node, nodedir, raftlog
 from dbaccessor.identity import BrokenFile, Epoch, Identity, NewerFile, Store
@@ -173,7 +173,13 @@ def make_sure_nobody_leads(where: Target, candidates: Sequence[Candidate] = ()) 
         addresses.update(configuration.others)
         port, own = configuration.dqlite_port, configuration.own_address or ""
     asked = {i: a for i, a in addresses.items() if i != where.controller_id and a and a != own}
-    leading = asyncio.run(_who_has_a_leader(asked, port, where.cluster_uuid))
+    keyring = None
+    certificates = where.store.state_dir / tlsfiles.DIRECTORY
+    if certificates.is_dir() if configuration is None else configuration.tls != "off":
+        keyring = tls.Keyring(certificates, where.controller_id)
+        if asked and (problem := keyring.problem()) is not None:
+            raise CannotRecover(f"the others cannot be asked whether they have a leader: {problem}; or say --force")
+    leading = asyncio.run(_who_has_a_leader(asked, port, where.cluster_uuid, keyring))
     if leading:
         raise CannotRecover(
             f"{'; '.join(leading)}: that cluster lives, and this would end it; let this controller join it "
@@ -181,8 +187,11 @@ def make_sure_nobody_leads(where: Target, candidates: Sequence[Candidate] = ()) 
         )
 
 
-async def _who_has_a_leader(addresses: Mapping[str, str], port: int, cluster_uuid: str) -> list[str]:
+async def _who_has_a_leader(
+    addresses: Mapping[str, str], port: int, cluster_uuid: str, keyring: tls.Keyring | None
+) -> list[str]:
     dialer = dial.Dialer(dial.Caller(), dial.AddressBook(port=port), timing.for_latency(10))
+    dialer.keyring = keyring
     answers = await asyncio.gather(*(dialer.ask(a) for a in addresses.values()), return_exceptions=True)
     return [
         f"controller {controller_id} is in touch with the leader {answer.leader}"

@@ -17,7 +17,7 @@ from typing import Any
 
 import msgspec
 
-from dbaccessor import backup, errors, goodbye, rebuild, reconfigure, registry, report, timing
+from dbaccessor import backup, errors, goodbye, rebuild, reconfigure, registry, report, timing, tlsfiles
 from dbaccessor import decide as policy
 from dbaccessor.charmnews import CharmNews
 from dbaccessor.conf import FILE_NAME, ConfReader
@@ -62,7 +62,14 @@ class Worker:
         first = timing.for_latency(10)
         self._wake = asyncio.Event()
         self.metrics = Metrics()
-        self._presence = Presence(first, self._membership_request, self._saw_refused, self._was_called, self._wake.set)
+        self._presence = Presence(
+            first,
+            self._membership_request,
+            self._saw_refused,
+            self._was_called,
+            self._wake.set,
+            credentials=state_dir / tlsfiles.DIRECTORY,
+        )
         self._dialer, self._proxy = self._presence.dialer, self._presence.proxy
         self._own = OwnNode(self._store.data_dir, self._dialer.raft_connect)
         self._peers = PeerWatch(self._dialer, first, self._presence.targets, self._wake.set)
@@ -296,7 +303,8 @@ class Worker:
         self._account(action, outlook)
         if isinstance(action, policy.Wait | policy.Serve):
             return
-        if self._presence.listen_problem is not None and not isinstance(action, policy.PutAside | policy.Supersede):
+        deaf = self._presence.listen_problem is not None or not self._presence.certified
+        if deaf and not isinstance(action, policy.PutAside | policy.Supersede):
             return
         log.info("%s: %s", type(action).__name__.lower(), action.reason)
         with self.metrics.action(type(action).__name__):
@@ -461,8 +469,13 @@ class Worker:
             )
         if self._disk.problem:
             waits.append(("disk", self._disk.problem, "free space there; it goes on by itself"))
+        certificate = self._presence.certificate_problem()
+        if certificate is not None:
+            waits.append(("certificate", str(certificate), certificate.remedy))
         accounts.show(waits)
-        if isinstance(action, policy.Wait):
+        if certificate is not None and not self._own.running:
+            accounts.set_state("waiting", str(certificate))
+        elif isinstance(action, policy.Wait):
             if not self._own.running or not outlook.leader:
                 accounts.set_state("waiting", action.reason)
             elif self._announced():

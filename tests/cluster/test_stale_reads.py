@@ -11,14 +11,13 @@ import pytest
 
 from dbaccessor import errors
 from dbaccessor.database import Database, Transaction
-from dbaccessor.leader import OutsideConnector
 from loopback import Cluster
 
 _ROUNDS = 2
 
 
 def database(cluster: Cluster) -> Database:
-    return Database(OutsideConnector(lambda: {str(n): cluster.address(n) for n in range(3)}), "t")
+    return Database(cluster.connector(*range(3)), "t")
 
 
 async def write(where: Database, value: int) -> None:

@@ -5,19 +5,24 @@ sockets. Everything of the charm itself runs as it is.
 """
 
 import dataclasses
+import datetime
 import ipaddress
 import json
 from collections.abc import Callable
+from hashlib import sha256
 from pathlib import Path
 
 import pytest
 from charmlibs import systemd
 from ops import testing
 
+import certificates
+import certificatesecret
 import charm
 import controlsocket
 import facts
 import paths
+import signing
 import workload
 from dbaccessor import conf, confsocket
 from dbcluster import AppBag, UnitBag
@@ -155,11 +160,13 @@ class Machine:
         self.root = root
         self.state_dir = root / "state"
         self.state_dir.mkdir(mode=0o700)
+        self._given: dict[str, str] = {}
         self.systemd = FakeSystemd()
         self.controllerd = FakeControllerd(self.state_dir)
         self.goal: Goal | None = Goal(frozenset({f"{APP}/0"}))
         self.asked_for_hooks = 0
         self.charm_dir = root / "charm"
+        self.keep_key(KEY, REQUEST)
         (self.charm_dir / "lib" / "controller").mkdir(parents=True)
         (self.charm_dir / "lib" / "controller" / "daemon.py").write_text("version = 1\n")
         self.be_unit(0)
@@ -175,6 +182,26 @@ class Machine:
     def conf(self) -> Path:
         return self.state_dir / "controller.conf"
 
+    @property
+    def tls(self) -> Path:
+        return self.state_dir / "tls"
+
+    def keep_key(self, key: str, request: str) -> None:
+        """Put a key and its request where the charm keeps them."""
+        self.tls.mkdir(mode=0o700, exist_ok=True)
+        (self.tls / "key.pem").write_text(key)
+        (self.tls / "key.pem").chmod(0o600)
+        (self.tls / "request.pem").write_text(f"# for the key {sha256(key.encode()).hexdigest()}\n{request}")
+        self._given = self.content()
+
+    def settle(self, event: object, state: testing.State) -> testing.State:
+        """Run the hook until it changes nothing any more in the relation."""
+        for _ in range(5):
+            before, state = state, self.run(event, state)
+            if relation_of(before) == relation_of(state):
+                return state
+        raise AssertionError("the hook changes something every time")
+
     def be_unit(self, number: int) -> None:
         """Run hooks as this unit from now on."""
         self.context = testing.Context(charm.ControllerCharm, app_name=APP, unit_id=number, charm_root=self.charm_dir)
@@ -184,9 +211,10 @@ class Machine:
         self.goal = Goal(frozenset(f"{APP}/{n}" for n in alive), frozenset(f"{APP}/{n}" for n in dying))
 
     def content(self) -> dict[str, str]:
-        """Every file that the charm may write, and its text (sockets left out)."""
+        """Every file that the charm wrote, and its text (sockets left out)."""
         files = (p for p in sorted(self.root.rglob("*")) if p.is_file() and self.charm_dir not in p.parents)
-        return {str(p.relative_to(self.root)): p.read_text() for p in files}
+        texts = {str(p.relative_to(self.root)): p.read_text() for p in files}
+        return {name: text for name, text in texts.items() if self._given.get(name) != text}
 
     def run(self, event: object, state: testing.State) -> testing.State:
         return self.context.run(event, state)  # type: ignore[arg-type]  # One of Context.on's private event types.
@@ -241,6 +269,15 @@ def _subnet(address: str) -> str:
 
 # What the tests of single hooks start from.
 
+KEY = signing.new_key()
+REQUEST = signing.request(KEY)
+PAPERS, AUTHORITY, _ = certificates.issue(
+    certificates.Papers(),
+    None,
+    {"0": certificates.Applicant(REQUEST), "1": certificates.Applicant(signing.request(signing.new_key()))},
+    (),
+    datetime.datetime.now(datetime.UTC),
+)
 FOUNDED = AppBag(
     generation=4,
     cluster_uuid="u-1",
@@ -248,8 +285,11 @@ FOUNDED = AppBag(
     bootstrapped=True,
     addresses={"0": "10.0.0.4", "1": "10.0.0.5"},
     units={"0": f"{APP}/0", "1": f"{APP}/1"},
+    papers=PAPERS,
 )
 OWN = UnitBag("0", "10.0.0.4")
+# What is in the application's secret when FOUNDED is what was published.
+SECRET = testing.Secret(AUTHORITY.dump(), label=certificatesecret.LABEL, owner="app")
 
 
 def relation(app: AppBag | None = None, own: UnitBag | None = None, **peers: UnitBag) -> testing.PeerRelation:

@@ -10,21 +10,35 @@ import sys
 import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from dbaccessor import confsocket
+from dbaccessor import confsocket, tlsfiles
+from dbaccessor.leader import OutsideConnector
+from dbaccessor.tls import Keyring
+
+if TYPE_CHECKING:
+    from testauthority import TestAuthority
 
 LIB = Path(__file__).parents[2] / "lib"
 CRASHING = Path(__file__).parent / "crashing_controllerd.py"
 
 
 class Cluster:
-    """Controllers by number: n has 127.<block>.<by process>.<10+n>. A context manager that ends what it started."""
+    """Controllers by number: n has 127.<block>.<by process>.<10+n>. A context manager that ends what it started.
 
-    def __init__(self, root: Path, block: int = 77) -> None:
+    `tls`: each gets a certificate of the test's own authority, and nothing goes in clear.
+    """
+
+    def __init__(self, root: Path, block: int = 77, *, tls: bool = False) -> None:
         self.root = root
+        self.authority: TestAuthority | None = None
+        if tls:
+            # Here, because it needs the charm's modules, which not every program that uses this has at hand.
+            from testauthority import TestAuthority
+
+            self.authority = TestAuthority()
         self._block = block
         self._processes: dict[int, subprocess.Popen[bytes]] = {}
         self._hosts: dict[int, int] = {}
@@ -72,11 +86,24 @@ class Cluster:
                 "bootstrapped": self.generation > 1,
                 "generation": self.generation,
                 "db-bind-addresses": {str(i): self.address(i) for i in named},
-                "tls": "off",
+                "tls": "off" if self.authority is None else "required",
                 **changes,
             }
             self.state_dir(n).mkdir(mode=0o700, parents=True, exist_ok=True)
+            if self.authority is not None and not (self.state_dir(n) / tlsfiles.DIRECTORY).exists():
+                self.certify(n)
             self.write_conf(n, yaml.safe_dump(document))
+
+    def certify(self, n: int) -> None:
+        """Give a controller a new key and a certificate of the authority as it is now."""
+        assert self.authority is not None
+        self.authority.write(self.state_dir(n) / tlsfiles.DIRECTORY, str(n))
+
+    def connector(self, *numbers: int) -> OutsideConnector:
+        """What a program beside these controllers connects with; under TLS it shows the certificate of the first."""
+        shown = self.state_dir(numbers[0]) / tlsfiles.DIRECTORY
+        keyring = None if self.authority is None else Keyring(shown)
+        return OutsideConnector(lambda: {str(n): self.address(n) for n in numbers}, keyring=keyring)
 
     def write_conf(self, n: int, text: str) -> None:
         temporary = self.state_dir(n) / ".controller.conf.new"

@@ -75,6 +75,7 @@ class Model:
         self.dying: set[int] = set()
         self.app_bag: dict[str, str] = {}
         self.published: list[AppBag] = []
+        self.secrets: frozenset[testing.Secret] = frozenset()
         self.leader: int | None = None
         self.next_number = 0
         self.foundings: list[tuple[int, str]] = []
@@ -134,16 +135,23 @@ class Model:
             local_unit_data=dict(host.bag),
             peers_data={n: dict(self.hosts[n].bag) if n in self.hosts else {} for n in host.sees},
         )
-        given = testing.State(leader=self.leader == number, relations={relation}, networks={network(*host.addresses)})
+        given = testing.State(
+            leader=self.leader == number,
+            relations={relation},
+            networks={network(*host.addresses)},
+            secrets=self.secrets,
+        )
         try:
-            out = host.context.run(host.context.on.update_status(), given).get_relation(relation.id)
+            state = host.context.run(host.context.on.update_status(), given)
         except testing.errors.UncaughtCharmError as error:
             if not isinstance(error.__cause__, HookFailed):
                 raise
             return
         finally:
             self._notice(host)
+        out = state.get_relation(relation.id)
         assert isinstance(out, testing.PeerRelation)
+        self.secrets = frozenset(state.secrets)
         host.bag = dict(out.local_unit_data)
         if dict(out.local_app_data) != self.app_bag:
             assert self.leader == number

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 from dbaccessor.database import Database
-from dbaccessor.leader import OutsideConnector
 from loopback import LIB, Cluster
 
 CRASHING = Path(__file__).parent / "crashing_hactl.py"
@@ -40,7 +39,7 @@ def told(done: subprocess.CompletedProcess) -> dict[str, Any]:
 
 def database(cluster: Cluster, numbers: Iterable[int], name: str = "t") -> Database:
     numbers = list(numbers)
-    return Database(OutsideConnector(lambda: {str(n): cluster.address(n) for n in numbers}), name)
+    return Database(cluster.connector(*numbers), name)
 
 
 def insert(cluster: Cluster, numbers: Iterable[int], values: Iterable[int]) -> None:

@@ -5,12 +5,11 @@ from __future__ import annotations
 import asyncio
 
 from dbaccessor.database import Database
-from dbaccessor.leader import OutsideConnector
 from loopback import Cluster
 
 
 def database(cluster: Cluster, *numbers: int) -> Database:
-    return Database(OutsideConnector(lambda: {str(n): cluster.address(n) for n in numbers}), "t")
+    return Database(cluster.connector(*numbers), "t")
 
 
 def write(cluster: Cluster, *numbers: int, value: int) -> None:

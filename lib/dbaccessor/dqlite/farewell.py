@@ -28,13 +28,17 @@ def leave(writer: asyncio.StreamWriter) -> None:
     # event loop holds the one who reads from it: no task is needed, and a loop that ends first leaves no trace.
     fd = os.dup(transport.get_extra_info("socket").fileno())
     transport.abort()
-    with socket.socket(fileno=fd) as stream:
+    leave_socket(socket.socket(fileno=fd))
+
+
+def leave_socket(stream: socket.socket) -> None:
+    """Take a non-blocking socket over, as `leave` does a connection of asyncio's."""
+    with stream:
         try:
             stream.shutdown(socket.SHUT_WR)
         except OSError:
             return  # The other side is gone already.
-        stream.detach()
-    _Discard(fd)
+        _Discard(stream.detach())
 
 
 class _Discard:

@@ -11,5 +11,5 @@ from loopback import Cluster
 
 @pytest.fixture
 def cluster(tmp_path: Path):
-    with Cluster(tmp_path) as made:
+    with Cluster(tmp_path, tls=True) as made:
         yield made

@@ -67,14 +67,17 @@ def test_the_founder_whose_data_was_wiped_rejoins_under_a_new_id_and_founds_noth
     cluster.configure(range(3), bootstrapped=False)
     time.sleep(pause_seconds)  # The two cases that differ inside the library.
     cluster.start(0)
-    cluster.wait(lambda: cluster.serving(0) and cluster.role_counts(1) == (3, 0, 0), "it is a member again", 40)
+
+    def ids() -> set[int]:
+        return {m["dqlite-id"] for m in cluster.status(1)["cluster"]["members"]}
+
+    cluster.wait(lambda: cluster.serving(0) and before["dqlite-id"] not in ids(), "it is a member again", 40)
+    cluster.wait(lambda: cluster.role_counts(1) == (3, 0, 0), "there are three voters", 40)
 
     after = identity(cluster, 0)
     assert after["dqlite-id"] != before["dqlite-id"]
     assert after["cluster-uuid"] == before["cluster-uuid"]
     assert after["epoch"] == before["epoch"]
-    names = [m["dqlite-id"] for m in cluster.status(1)["cluster"]["members"]]
-    assert before["dqlite-id"] not in names
     write(cluster, 0, 1, 2, value=2)
     assert read(cluster, 0, 1, 2) == [1, 2]
     assert cluster.leader(0) == cluster.leader(1) == cluster.leader(2)
@@ -191,7 +194,7 @@ def test_data_of_another_controller_is_put_aside_and_never_started(cluster):
     cluster.form(3)
     cluster.kill(1, 2)
     shutil.rmtree(cluster.state_dir(1))
-    shutil.copytree(cluster.state_dir(2), cluster.state_dir(1), ignore=shutil.ignore_patterns("*.socket"))
+    shutil.copytree(cluster.state_dir(2), cluster.state_dir(1), ignore=shutil.ignore_patterns("*.socket", "tls"))
     (cluster.state_dir(1) / "controller.conf").unlink()
     cluster.start(2)
     cluster.wait(lambda: cluster.serving(0, 2), "quorum is back")

@@ -11,7 +11,6 @@ import pytest
 
 from dbaccessor import errors
 from dbaccessor.database import Consistency, Database, Transaction
-from dbaccessor.leader import OutsideConnector
 from loopback import Cluster
 
 TRIALS = 4
@@ -24,7 +23,7 @@ def cluster(tmp_path: Path):
 
 
 def database(cluster: Cluster, *numbers: int) -> Database:
-    return Database(OutsideConnector(lambda: {str(n): cluster.address(n) for n in numbers}), "t")
+    return Database(cluster.connector(*numbers), "t")
 
 
 async def set_value(where: Database, value: int) -> None:

@@ -10,14 +10,13 @@ import pytest
 
 from dbaccessor import errors
 from dbaccessor.dqlite.connection import Role
-from dbaccessor.leader import OutsideConnector
 from loopback import Cluster
 
 
 async def change_roles_as_fast_as_it_goes(cluster: Cluster, count: int, seconds: float) -> int:
     """Give every follower one role after the other, from outside. Returns how many changes were carried out."""
     loop = asyncio.get_running_loop()
-    connector = OutsideConnector(lambda: {str(n): cluster.address(n) for n in range(count)})
+    connector = cluster.connector(*range(count))
     end, changes = loop.time() + seconds, 0
     while loop.time() < end:
         connection = await connector.to_leader(deadline=loop.time() + 10)

@@ -16,11 +16,12 @@ import random
 import sys
 import time
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 from typing import Any
 
 from demo import history
 
-from dbaccessor import errors
+from dbaccessor import errors, tls
 from dbaccessor.database import Database, Transaction
 from dbaccessor.leader import OutsideConnector
 
@@ -304,15 +305,19 @@ async def _main(name: str, seed: int, wanted: dict[str, int]) -> None:
     await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(commands), sys.stdin)
     told: dict[str, Any] = json.loads(await commands.readline())
     stop = asyncio.Event()
+    # Without certificates nothing is under TLS, and that does not change in a run.
+    keyring = tls.Keyring(Path(told["certificates"])) if told["certificates"] else None
 
     async def listen() -> None:
         nonlocal told
         while line := await commands.readline():
             told = json.loads(line)
+            if keyring is not None:
+                keyring.directory = Path(told["certificates"])
         stop.set()
 
     def outside(database: str) -> Database:
-        return Database(OutsideConnector(lambda: told["map"]), database)
+        return Database(OutsideConnector(lambda: told["map"], keyring=keyring), database)
 
     async with asyncio.TaskGroup() as group:
         listening = group.create_task(listen())

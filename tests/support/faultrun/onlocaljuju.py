@@ -41,6 +41,13 @@ class JujuStage:
         """Return controller id -> IP, as the charm's leader published it."""
         return self._published("db-bind-addresses")
 
+    def certificates(self) -> str:
+        """Return the folder of a unit's certificates, as a client in the run's namespaces reaches it."""
+        for unit in self.controllers():
+            with contextlib.suppress(ClientError):
+                return f"/proc/{self._juju.call('enter', unit=unit)['pid']}/root/var/lib/ha-controller/tls"
+        return ""
+
     def controllers(self) -> list[str]:
         units = self._juju.units(APP)
         return sorted(u for u, s in units.items() if s["juju-status"].get("life") != "dying")
@@ -125,7 +132,7 @@ class JujuStage:
                 and sorted(roles) == ["stand-by"] * max(0, count - 3) + ["voter"] * min(3, count)
                 and [w["current"] for w in work] == ["active"] * count
             ):
-                self._clients.introduce(self.addresses())
+                self._clients.introduce(self.addresses(), certificates=self.certificates())
                 return time.monotonic() - started
             time.sleep(0.2)
         raise AssertionError(f"not whole within {timeout_seconds} s: {seen}")
@@ -198,7 +205,7 @@ class JujuStage:
         while not fact() and time.monotonic() < until:
             time.sleep(0.2)
         with contextlib.suppress(ClientError, StopIteration):
-            self._clients.introduce(self.addresses())
+            self._clients.introduce(self.addresses(), certificates=self.certificates())
 
     def _published(self, key: str) -> dict[str, str]:
         for unit in self.controllers():

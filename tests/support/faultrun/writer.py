@@ -12,7 +12,6 @@ from demo import history
 
 from dbaccessor import errors
 from dbaccessor.database import Database, Transaction
-from dbaccessor.leader import OutsideConnector
 from loopback import Cluster
 
 
@@ -22,7 +21,7 @@ class Writer:
     def __init__(self, cluster: Cluster, numbers: Sequence[int], *, pause_seconds: float = 0.0) -> None:
         self.attempts: list[history.Attempt] = []
         self._pause_seconds = pause_seconds
-        self._addresses = {str(n): cluster.address(n) for n in numbers}
+        self._connector = cluster.connector(*numbers)
         self._stop = threading.Event()
         self._thread = threading.Thread(target=lambda: asyncio.run(self._run()))
 
@@ -41,7 +40,7 @@ class Writer:
         return [a for a in list(self.attempts) if a.outcome == "acknowledged" and a.done > after]
 
     async def _run(self) -> None:
-        with contextlib.closing(Database(OutsideConnector(lambda: self._addresses), "t")) as database:
+        with contextlib.closing(Database(self._connector, "t")) as database:
             while not self._stop.is_set():
                 await self._append(database, len(self.attempts) + 1)
                 await asyncio.sleep(self._pause_seconds)

@@ -290,7 +290,7 @@ def test_replaying_a_hook_changes_no_file_and_no_databag(machine: Machine, name:
     given = state(relation(FOUNDED, OWN, unit1=UnitBag("1", "10.0.0.5")), "10.0.0.4/24", leader=leader)
 
     with machine.controllerd:
-        once = machine.run(event, given)
+        once = machine.settle(event, given)
         files = {path: (text, (machine.root / path).stat().st_mtime_ns) for path, text in machine.content().items()}
         machine.systemd.calls.clear()
         twice = machine.run(event, once)

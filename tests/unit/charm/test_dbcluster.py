@@ -59,6 +59,7 @@ def test_the_keys_and_forms_of_the_app_bag_are_the_contract_s():
         "departed": '["1"]',
         "units": '{"2": "c/2"}',
         "db-state": STATE,
+        "certificates": "",
     }
 
 

@@ -7,7 +7,9 @@ from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from dbaccessor import conf
+import signing
+from dbaccessor import conf, tlsfiles
+from dbcluster import AppBag
 from manyunits import APP, Model
 
 # Which unit a rule is about: the n-th of those that fit, whatever their numbers are by now.
@@ -195,6 +197,21 @@ class Units(RuleBasedStateMachine):
         assert len(in_force) <= 1
         if in_force:
             assert bag.bootstrapped
+        self._all_are_certified(bag)
+
+    def _all_are_certified(self, bag: AppBag) -> None:
+        """Everybody has a certificate of the one authority in force, whose key the secret holds."""
+        hosts = self.model.hosts.values()
+        for host in hosts:
+            folder = host.state_dir / tlsfiles.DIRECTORY
+            files = {file.name: file.read_bytes() for file in folder.iterdir()}
+            assert tlsfiles.check(files, str(host.number)).authorities[0] == tlsfiles.certificates(files["ca.pem"])[0]
+            assert files["ca.pem"].decode() == "".join(bag.papers.trusted)
+        (secret,) = self.model.secrets
+        assert secret.latest_content is not None
+        assert signing.Authority.parse(dict(secret.latest_content)).id == bag.papers.authority
+        assert len(bag.papers.trusted) == 1
+        assert set(bag.papers.issued) == {str(n) for n in self.model.hosts}
 
     def _all(self) -> object:
         hosts = self.model.hosts.values()

@@ -3,6 +3,7 @@
 import configparser
 import os
 import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -154,7 +155,7 @@ def test_two_removals_in_one_second_lose_no_data(machine: Machine, monkeypatch: 
 
 
 def test_removing_what_was_never_installed_is_fine(machine: Machine):
-    machine.state_dir.rmdir()
+    shutil.rmtree(machine.state_dir)
 
     assert workload.remove() is None
     assert machine.systemd.calls == []
