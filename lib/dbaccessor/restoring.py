@@ -102,8 +102,8 @@ def _target(into: Path, manifest: Manifest, new_cluster: bool) -> Target:
 
 def _members_of(file: Path, store: Store, own: str) -> list[Known]:
     """Return the members that the archive knows: they are left behind, and told so when they come back."""
-    _, files = archive.unpack(file, store.make_unpacked())
     try:
+        _, files = archive.unpack(file, store.make_unpacked())
         if _CONTROLLER not in files or not files[_CONTROLLER].stat().st_size:
             return []
         with closing(archive.open_database(files[_CONTROLLER])) as database:

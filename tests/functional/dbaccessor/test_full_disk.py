@@ -18,3 +18,13 @@ def test_a_leader_whose_disk_is_full_gives_way_and_comes_back_by_itself_when_the
     done = subprocess.run(command, capture_output=True, text=True, timeout=110, check=False)
 
     assert (done.returncode, done.stdout.splitlines()[-1:]) == (0, ["told"]), done.stdout + done.stderr
+
+
+@pytest.mark.slow
+def test_a_repair_that_finds_no_room_leaves_everything_as_it_was(tmp_path: Path):
+    story = STORY.with_name("fullrepair_story.py")
+    command = ["unshare", "--mount", sys.executable, str(story), str(tmp_path)]
+
+    done = subprocess.run(command, capture_output=True, text=True, timeout=110, check=False)
+
+    assert (done.returncode, done.stdout.splitlines()[-1:]) == (0, ["told"]), done.stdout + done.stderr
