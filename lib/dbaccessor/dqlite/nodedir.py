@@ -257,7 +257,7 @@ def _entries_of(path: Path) -> tuple[int, int]:
         if last is None:
             return 0, 0
         data = os.pread(fd, last.end - last.data, last.data)
-        return total if len(data) == last.end - last.data and _checksum(data) == last.data_sum else before
+        return total if len(data) == last.end - last.data and checksum(data) == last.data_sum else before
 
 
 @dataclass(frozen=True)
@@ -278,7 +278,7 @@ def _read_batch(fd: int, offset: int) -> _Batch | None:
         return None
     header_sum, data_sum = _CHECKSUMS.unpack(checksums)
     head = os.pread(fd, _WORD.size + count * _ENTRY.size, offset)
-    if len(head) < _WORD.size + count * _ENTRY.size or _checksum(head) != header_sum:
+    if len(head) < _WORD.size + count * _ENTRY.size or checksum(head) != header_sum:
         return None
     data = offset + len(head)
     entries = list(_ENTRY.iter_unpack(head[_WORD.size :]))
@@ -294,7 +294,7 @@ def _read_word(fd: int, offset: int) -> int:
 _REVERSED = bytes(int(f"{byte:08b}"[::-1], 2) for byte in range(256))
 
 
-def _checksum(data: bytes) -> int:
+def checksum(data: bytes) -> int:
     """Return raft's checksum: CRC-32 with the usual polynomial, highest bit first, from 0 and not inverted.
 
     zlib computes it lowest bit first; reversing the bits of every byte and of the result makes them the same.

@@ -157,7 +157,7 @@ def _meta_damage(path: Path) -> str:
     if len(data) < 4 * _WORD.size or _WORD.unpack_from(data)[0] != _FORMAT:
         return f"{path.name} does not begin like a snapshot's description"
     # Format and checksum, then what the checksum is of.
-    if nodedir._checksum(data[2 * _WORD.size :]) != _WORD.unpack_from(data, _WORD.size)[0]:
+    if nodedir.checksum(data[2 * _WORD.size :]) != _WORD.unpack_from(data, _WORD.size)[0]:
         return f"{path.name} is damaged: its checksum does not fit"
     return ""
 
@@ -207,11 +207,11 @@ def _read_batch(data: bytes, offset: int) -> tuple[list[int], int] | None:
     head = offset + _CHECKSUMS.size
     (count,) = _WORD.unpack_from(data, head)
     body = head + _WORD.size + count * _ENTRY.size
-    if not 0 < count <= _MAX_ENTRIES or body > len(data) or nodedir._checksum(data[head:body]) != header_sum:
+    if not 0 < count <= _MAX_ENTRIES or body > len(data) or nodedir.checksum(data[head:body]) != header_sum:
         return None
     entries = list(_ENTRY.iter_unpack(data[head + _WORD.size : body]))
     end = body + sum((size + 7) // 8 * 8 for _, _, size in entries)
-    if end > len(data) or nodedir._checksum(data[body:end]) != data_sum:
+    if end > len(data) or nodedir.checksum(data[body:end]) != data_sum:
         return None
     return [int(term) for term, _, _ in entries], int(end)
 

@@ -18,7 +18,7 @@ def batch(*terms: int, size: int = 24) -> bytes:
     """A batch with one entry of `size` bytes for each of these terms."""
     head = struct.pack("<Q", len(terms)) + b"".join(struct.pack("<QB3xI", term, 1, size) for term in terms)
     data = b"\x07" * (size * len(terms))
-    return struct.pack("<II", nodedir._checksum(head), nodedir._checksum(data)) + head + data
+    return struct.pack("<II", nodedir.checksum(head), nodedir.checksum(data)) + head + data
 
 
 def closed(directory: Path, first: int, *terms: int, last: int | None = None) -> Path:
@@ -36,7 +36,7 @@ def opened(directory: Path, counter: int, *terms: int, tail: bytes = bytes(512))
 def snapshot(directory: Path, term: int, index: int) -> None:
     (directory / f"snapshot-{term}-{index}-77").write_bytes(b"state")
     rest = struct.pack("<QQ", 1, 8) + b"members!"
-    meta = struct.pack("<QQ", 1, nodedir._checksum(rest)) + rest
+    meta = struct.pack("<QQ", 1, nodedir.checksum(rest)) + rest
     (directory / f"snapshot-{term}-{index}-77.meta").write_bytes(meta)
 
 
