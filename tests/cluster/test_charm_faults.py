@@ -42,7 +42,7 @@ def judge(made: JujuStage, clients: Clients, again: str) -> None:
     """Let everybody live, end the clients, read everything, and judge."""
     healed = made.mend()
     clients.finish()
-    clients.read_everything(made.addresses(), certificates=made.certificates())
+    made.read_everything()
     result = verdict.judge(clients.events(), client.ACCOUNTS * client.BALANCE)
     print(f"whole again after {healed:.1f} s\n{result}")
     assert not result.problems, f"{again}\n{result}"
@@ -55,8 +55,7 @@ def test_units_under_random_faults_keep_every_promise(tmp_path: Path, seed: int)
     again = f"HA_CONTROLLER_SEEDS={seed} python -m pytest tests/cluster/test_charm_faults.py; history in {tmp_path}"
     with stage(tmp_path, seed) as (made, clients):
         made.form(3)
-        clients.start(made.addresses(), WANTED, certificates=made.certificates())
-        clients.until_asking()
+        made.start_clients(WANTED)
         nemesis.torment(made, seed, SECONDS)
         judge(made, clients, again)
 
@@ -72,8 +71,7 @@ add rule inet faults out tcp dport 17666 tcp flags & (syn | ack) == syn counter 
 def test_a_second_without_new_connections_from_the_leader_demotes_nobody(tmp_path: Path):
     with stage(tmp_path, 0) as (made, clients):
         made.form(3)
-        clients.start(made.addresses(), WANTED, certificates=made.certificates())
-        clients.until_asking()
+        made.start_clients(WANTED)
         leader = made.leader()
         assert leader is not None
         before = made.status(leader)["cluster"]
@@ -110,8 +108,7 @@ def test_one_to_five_and_back_with_every_fault_at_every_step(tmp_path: Path):
     dice = random.Random(0)
     with stage(tmp_path, 0) as (made, clients):
         made.form(1)
-        clients.start(made.addresses(), WANTED, certificates=made.certificates())
-        clients.until_asking()
+        made.start_clients(WANTED)
         for count in (1, 3, 5, 3, 1):
             while len(made.controllers()) < count:
                 made.add(dice, "")

@@ -6,7 +6,7 @@ import contextlib
 import json
 import random
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -42,11 +42,24 @@ class JujuStage:
         return self._published("db-bind-addresses")
 
     def certificates(self) -> str:
-        """Return the folder of a unit's certificates, as a client in the run's namespaces reaches it."""
+        """Return the folder of some unit's certificates as a client can reach it: a client shows those of a unit."""
         for unit in self.controllers():
             with contextlib.suppress(ClientError):
                 return f"/proc/{self._juju.call('enter', unit=unit)['pid']}/root/var/lib/ha-controller/tls"
         return ""
+
+    def start_clients(self, wanted: Mapping[str, Sequence[str]]) -> None:
+        """Start the clients, and return when each has an answer."""
+        self._clients.start(self.addresses(), wanted, certificates=self.certificates())
+        self._clients.until_asking()
+
+    def read_everything(self) -> None:
+        """Write what there is into the history."""
+        self._clients.read_everything(self.addresses(), certificates=self.certificates())
+
+    def introduce(self) -> None:
+        """Tell clients where the controllers are now."""
+        self._clients.introduce(self.addresses(), certificates=self.certificates())
 
     def controllers(self) -> list[str]:
         units = self._juju.units(APP)
@@ -132,7 +145,7 @@ class JujuStage:
                 and sorted(roles) == ["stand-by"] * max(0, count - 3) + ["voter"] * min(3, count)
                 and [w["current"] for w in work] == ["active"] * count
             ):
-                self._clients.introduce(self.addresses(), certificates=self.certificates())
+                self.introduce()
                 return time.monotonic() - started
             time.sleep(0.2)
         raise AssertionError(f"not whole within {timeout_seconds} s: {seen}")
@@ -204,8 +217,8 @@ class JujuStage:
         until = time.monotonic() + _CHANGE_SECONDS
         while not fact() and time.monotonic() < until:
             time.sleep(0.2)
-        with contextlib.suppress(ClientError, StopIteration):
-            self._clients.introduce(self.addresses(), certificates=self.certificates())
+        with contextlib.suppress(ClientError):
+            self.introduce()
 
     def _published(self, key: str) -> dict[str, str]:
         for unit in self.controllers():
