@@ -12,7 +12,7 @@ from faultrun.clients import OPS, Clients
 from faultrun.onloopback import LoopbackStage
 from loopback import Cluster
 
-SEEDS = [int(seed) for seed in os.environ.get("HA_CONTROLLER_SEEDS", "1 2 3").split()]
+SEEDS = [int(seed) for seed in os.environ.get("HA_CONTROLLER_SEEDS", "1 2 3 4").split()]
 SECONDS = float(os.environ.get("HA_CONTROLLER_FAULT_SECONDS", "12"))
 
 

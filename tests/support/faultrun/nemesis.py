@@ -37,6 +37,7 @@ class Stage(Protocol):
 # How often each is chosen, beside the others that the stage offers.
 _WEIGHTS = {"kill": 3, "pause": 3, "restart": 2, "power cut": 1, "kill two": 1, "pause two": 1}
 _CHANGE_CHANCE = 0.25
+_BESIDE_CHANCE = 0.7
 _TOGETHER_CHANCE = 0.35
 
 
@@ -50,7 +51,7 @@ def torment(stage: Stage, seed: int, seconds: float) -> None:
                 # An operator's work and a fault, side by side.
                 name, victim = dice.choice(sorted(stage.changes())), _victim(stage, dice)
                 change = operator.submit(_change, stage, name, random.Random(dice.random()), victim)
-                if dice.random() < _TOGETHER_CHANCE:
+                while not change.done() and time.monotonic() < end and dice.random() < _BESIDE_CHANCE:
                     _fault(stage, dice)
                 change.result()
             else:

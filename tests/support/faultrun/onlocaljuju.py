@@ -18,7 +18,7 @@ from faultrun.clients import ROOT, Clients
 
 APP = "controller"
 _MOST = 5
-_CHANGE_SECONDS = 20
+_CHANGE_SECONDS = 8
 
 Fault = contextlib.AbstractContextManager[None]
 
@@ -153,12 +153,11 @@ class JujuStage:
     # Faults
 
     def _kill(self, dice: random.Random, victim: str) -> Fault:
-        with contextlib.suppress(ClientError):  # Its service is starting at this moment.
-            self._juju.call("kill", unit=victim)
+        self._try("kill", unit=victim)
         return contextlib.nullcontext()
 
     def _reboot(self, dice: random.Random, victim: str) -> Fault:
-        self._juju.call("reboot", unit=victim)
+        self._try("reboot", unit=victim)
         return contextlib.nullcontext()
 
     def _power_cut(self, dice: random.Random, victim: str) -> Fault:
@@ -167,14 +166,12 @@ class JujuStage:
 
     @contextlib.contextmanager
     def _pause(self, dice: random.Random, victim: str) -> Iterator[None]:
-        with contextlib.suppress(ClientError):
-            self._juju.call("pause", unit=victim)
+        self._try("pause", unit=victim)
         self._paused.add(victim)
         try:
             yield
         finally:
-            with contextlib.suppress(ClientError):
-                self._juju.call("resume", unit=victim)
+            self._try("resume", unit=victim)
             self._paused.discard(victim)
 
     @contextlib.contextmanager
@@ -191,15 +188,20 @@ class JujuStage:
         yield from self._apart({"units": [deaf], "other": victim, "one_way": True}, [victim, deaf])
 
     def _apart(self, cut: dict[str, Any], touched: list[str]) -> Iterator[None]:
-        self._juju.call("cut", **cut)
+        self._try("cut", **cut)
         self._cut |= set(touched)
         try:
             yield
         finally:
             there = [u for u in touched if u in self._juju.units(APP)]
             if there:
-                self._juju.call("heal", units=there)
+                self._try("heal", units=there)
             self._cut -= set(touched)
+
+    def _try(self, verb: str, **parameters: Any) -> None:
+        """Do it if it can be done now: a unit may be on its way out, and a service may be starting."""
+        with contextlib.suppress(ClientError):
+            self._juju.call(verb, **parameters)
 
     # What an operator does
 
