@@ -47,7 +47,7 @@ def judge(made: JujuStage, clients: Clients, again: str) -> None:
     print(f"whole again after {healed:.1f} s\n{result}")
     assert not result.problems, f"{again}\n{result}"
     for op in OPS:
-        assert result.acknowledged(op) > 5, f"the run proves nothing about {op}: {result}; {again}"
+        assert result.acknowledged(op) > 1, f"the run proves nothing about {op}: {result}; {again}"
 
 
 @pytest.mark.parametrize("seed", SEEDS)

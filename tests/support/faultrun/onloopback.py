@@ -12,6 +12,7 @@ from pathlib import Path
 
 from demo import history
 
+from dbaccessor import tlsfiles
 from faultrun.clients import PATHS, Clients
 from loopback import Cluster
 
@@ -38,6 +39,19 @@ class LoopbackStage:
 
     def addresses(self) -> dict[str, str]:
         return {str(n): self._cluster.address(n) for n in self._named}
+
+    def certificates(self) -> str:
+        """Return the folder of the first controller's certificates, "" when nothing is under TLS."""
+        return "" if self._cluster.authority is None else str(self._cluster.state_dir(0) / tlsfiles.DIRECTORY)
+
+    def start_clients(self) -> None:
+        """Start the clients outside, and return when each kind has an answer."""
+        self._clients.start(self.addresses(), certificates=self.certificates())
+        self._clients.until_asking()
+
+    def read_everything(self) -> None:
+        """Write what there is into the history."""
+        self._clients.read_everything(self.addresses(), certificates=self.certificates())
 
     def controllers(self) -> list[str]:
         return [str(n) for n in self._named]
@@ -165,7 +179,7 @@ class LoopbackStage:
             self._cluster.start(new)  # It waits for its configuration, and may be killed from now on.
             self._named.append(new)
             self._publish()
-            self._clients.introduce(self.addresses())
+            self._clients.introduce(self.addresses(), certificates=self.certificates())
         until = time.monotonic() + 10
         while not self._cluster.serving(new) and time.monotonic() < until:
             time.sleep(0.1)
@@ -185,7 +199,7 @@ class LoopbackStage:
             self._named.remove(n)
             self._departed.append(victim)
             self._publish()
-            self._clients.introduce(self.addresses())
+            self._clients.introduce(self.addresses(), certificates=self.certificates())
         if self._cluster.alive(n):
             self._cluster.terminate(n)
 
