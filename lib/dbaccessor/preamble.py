@@ -163,6 +163,21 @@ def refusal(hello: Hello, own: Answer, peer: Peer | None = None, departed: Colle
     return None if peer is None else _lost(hello, own, peer, departed)
 
 
+def refusal_word(hello: Hello, own: Answer, peer: Peer | None = None) -> str:
+    """Return in one word, for counting, what `refusal` says; meaningful only where it refuses."""
+    if peer is not None and _false_claim(hello, peer) is not None:
+        return "identity"
+    if not own.cluster_uuid or hello.cluster_uuid != own.cluster_uuid:
+        return "cluster"
+    if own.superseded is not None:
+        return "superseded"
+    if hello.epoch is None or own.epoch is None or hello.epoch != own.epoch:
+        return "epoch"
+    if hello.target and hello.target != own.name:
+        return "name"
+    return "lost" if own.running else "not-running"
+
+
 def believable(hello: Hello, own: Answer, peer: Peer) -> bool:
     """Whether what a caller says of itself is to be heeded: it is who its certificate names, and no announcement of a
     newer epoch by somebody who was left behind. Those may learn of one here."""

@@ -79,6 +79,8 @@ class Proxy:
         self._local_id = 0
         self._probing: asyncio.Task[localnode.Probe | None] | None = None
         self._told: dict[tuple[str, str], float] = {}
+        # Hears of everybody who is turned away why, in one word, on the proxy's own thread.
+        self.on_refused: Callable[[str], None] = lambda word: None
 
     def start(self) -> None:
         self._thread.start()
@@ -172,12 +174,12 @@ class Proxy:
                 connection, (ip, *_) = await self._loop.sock_accept(listener)
             except OSError as error:
                 # The caller gave up meanwhile, or this process has no descriptor left: either may pass.
-                self._tell("somebody", f"a connection could not be accepted: {error}")
+                self._tell("somebody", "not-accepted", f"a connection could not be accepted: {error}")
                 await asyncio.sleep(0.05)
                 continue
             if len(self._serving) >= _MAX_CONNECTIONS:
                 connection.close()
-                self._tell(ip, f"more than {_MAX_CONNECTIONS} connections; one more was refused")
+                self._tell(ip, "full", f"more than {_MAX_CONNECTIONS} connections; one more was refused")
                 continue
             if len(self._strangers) >= _MAX_STRANGERS:
                 next(iter(self._strangers)).cancel()
@@ -199,9 +201,9 @@ class Proxy:
         try:
             await self._serve(stream, ip)
         except BadCredentials as error:
-            self._tell(ip, f"refused, as this controller has no certificate to show: {error}")
+            self._tell(ip, "no-certificate", f"refused, as this controller has no certificate to show: {error}")
         except TimeoutError:
-            self._tell(ip, f"did not say within {_PREAMBLE_SECONDS:g} s who it is")
+            self._tell(ip, "silent", f"did not say within {_PREAMBLE_SECONDS:g} s who it is")
         except (OSError, EOFError) as error:
             log.debug("a connection from %s ended: %r", ip, error)
         except asyncio.CancelledError:
@@ -240,7 +242,7 @@ class Proxy:
                 raise ConnectionRefusedError("it does not speak TLS")
             await stream.secure(contexts.server, server_side=True)
         except OSError as error:
-            self._tell(ip, f"refused: {tls.explain(error)}")
+            self._tell(ip, "tls", f"refused: {tls.explain(error)}")
             await stream.bid_farewell()
             raise
         return contexts.identify(stream.socket)
@@ -250,7 +252,7 @@ class Proxy:
             header = await stream.read_exactly(preamble.HEADER.size)
             return preamble.decode_hello(await stream.read_exactly(preamble.body_length(header)))
         except preamble.BadFrame as error:
-            self._tell(ip, f"refused: {error}")
+            self._tell(ip, "preamble", f"refused: {error}")
             await stream.bid_farewell()
             raise
 
@@ -262,11 +264,13 @@ class Proxy:
             self._on_hello(hello)
         await stream.write(preamble.encode(msgspec.structs.replace(own, accepted=reason is None, reason=reason or "")))
         if reason is not None:
-            self._tell(ip, f"refused controller {hello.controller_id or '?'} ({hello.purpose}): {reason}")
+            word = preamble.refusal_word(hello, own, peer)
+            self._tell(ip, word, f"refused controller {hello.controller_id or '?'} ({hello.purpose}): {reason}")
         return reason is None, own.dqlite_id
 
-    def _tell(self, ip: str, sentence: str) -> None:
-        """Log this once a minute; a caller that tries again and again must not fill the disk."""
+    def _tell(self, ip: str, word: str, sentence: str) -> None:
+        """Count this, and log it once a minute; a caller that tries again and again must not fill the disk."""
+        self.on_refused(word)
         now = time.monotonic()
         if now - self._told.get((ip, sentence), float("-inf")) < _LOG_SECONDS:
             return

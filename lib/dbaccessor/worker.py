@@ -75,6 +75,7 @@ class Worker:
         self._peers = PeerWatch(self._dialer, first, self._presence.targets, self._wake.set)
         self._connector = MemberConnector(self._dialer, lambda: self._own.local)
         self._confirmer = Confirmer(self._connector)
+        self._proxy.on_refused = self.metrics.refused
         self._confirmer.on_round = self.metrics.confirmed
         self._databases: dict[str, Database] = {}
         controller_database = self.database(registry.DATABASE)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from dbaccessor import confsocket
+from dbaccessor import confsocket, preamble
 from loopback import Cluster
 
 
@@ -89,3 +90,17 @@ def test_a_refused_configuration_shows_in_the_metrics(cluster: Cluster):
 
     cluster.wait(lambda: metrics(cluster, 0)["ha_controller_conf_problem",] == 1, "the problem shows")
     assert metrics(cluster, 0)["ha_controller_conf_generation",] == 1
+
+
+def test_callers_that_are_turned_away_are_counted_by_the_reason(cluster: Cluster):
+    cluster.form(1)
+    hello = preamble.encode(preamble.Hello(purpose="client", cluster_uuid="another", controller_id="9"))
+    for _ in range(3):
+        with socket.create_connection((cluster.address(0), 17666), timeout=10) as stream:
+            stream.sendall(hello)
+            header = stream.recv(preamble.HEADER.size, socket.MSG_WAITALL)
+            body = stream.recv(preamble.body_length(header), socket.MSG_WAITALL)
+        assert not preamble.decode_answer(body).accepted
+
+    found = metrics(cluster, 0)
+    assert found["ha_controller_db_connections_refused_total", "cluster"] == 3
