@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import ssl
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -34,6 +35,10 @@ _PERSIST_PAUSE_SECONDS = 0.05
 
 class DialError(ConnectionError):
     """The other controller cannot be reached; the message says which, where and why."""
+
+
+class Distrusted(DialError):
+    """The other side is there, and one of the two does not accept the other's certificate."""
 
 
 class RefusedByPeer(DialError):
@@ -313,6 +318,8 @@ class Conversation:
                 answer = await self._ask()
         except BaseException as error:
             self.close()
+            if isinstance(error, ssl.SSLError | preamble.WrongPeer):
+                raise Distrusted(f"{self.ip} port {dialer.book.port}: {_words(error)}") from error
             if isinstance(error, (OSError, EOFError, TimeoutError, BadCredentials)):
                 raise DialError(f"{self.ip} port {dialer.book.port} does not answer: {_words(error)}") from error
             raise

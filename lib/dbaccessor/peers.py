@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from dbaccessor.decide import Peer
-from dbaccessor.dial import Conversation, Dialer, DialError
+from dbaccessor.dial import Conversation, Dialer, DialError, Distrusted
 from dbaccessor.dqlite.nodedir import LastEntry
 from dbaccessor.preamble import Answer
 from dbaccessor.timing import Timing
@@ -33,6 +33,7 @@ class _Record:
     silent_since: float | None = None
     unanswered: int = 0
     problem: str = ""
+    distrusted: bool = False
 
 
 class PeerWatch:
@@ -109,6 +110,10 @@ class PeerWatch:
         if record is not None and record.silent_since is not None:
             record.silent_since, record.unanswered = time.monotonic(), 0
 
+    def distrusted(self) -> dict[str, str]:
+        """Who is there and has another authority than this controller, or is somebody else: id -> one sentence."""
+        return {i: r.problem for i, r in sorted(self._records.items()) if r.distrusted}
+
     def problem(self, controller_id: str) -> str:
         """Why this one does not answer, "" when it does."""
         record = self._records.get(controller_id)
@@ -147,7 +152,9 @@ class PeerWatch:
                 record.silent_since, record.unanswered = None, 0
                 asked_at = time.monotonic()
             self._silent(record, asked_at, str(error))
+            record.distrusted = isinstance(error, Distrusted)
             return
+        record.distrusted = False
         if answer.controller_id != controller_id:
             # Somebody else has that address now: the one we mean is not there.
             self._silent(record, asked_at, f"{ip} is controller {answer.controller_id or '(unknown)'} now")

@@ -473,6 +473,9 @@ class Worker:
         certificate = self._presence.certificate_problem()
         if certificate is not None:
             waits.append(("certificate", str(certificate), certificate.remedy))
+        for controller_id, problem in self._peers.distrusted().items():
+            remedy = "compare the clocks, and the authorities in ca.pem, of the two machines"
+            waits.append((f"certificate of {controller_id}", f"controller {controller_id}: {problem}", remedy))
         accounts.show(waits)
         if certificate is not None and not self._own.running:
             accounts.set_state("waiting", str(certificate))

@@ -132,9 +132,12 @@ def test_a_controller_of_another_authority_stays_out_and_both_sides_say_why(clus
     cluster.wait(lambda: "127.0.0.1: refused: " in log(cluster, 0), "the one that is there says so")
 
     cluster.wait(lambda: cluster.state(1) == "waiting", "the other waits")
+    waits = {w["for"]: w["reason"] for w in cluster.status(1)["waits"]}
+    assert "its certificate is not of a trusted authority" in waits["certificate of 0"]
     assert cluster.roles(0) == {0: "voter"}
     cluster.certify(1)
     cluster.wait(lambda: cluster.serving(1), "it joins with the right one", 40)
+    cluster.wait(lambda: not cluster.status(1)["waits"], "nothing is wrong any more")
 
 
 def test_a_peer_in_clear_gets_nothing_but_the_word_that_it_needs_tls(cluster: Cluster):
