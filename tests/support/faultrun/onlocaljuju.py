@@ -126,7 +126,7 @@ class JujuStage:
                 self._juju.call("resume", unit=unit)
         return self.until_whole(len(self.controllers()))
 
-    def until_whole(self, count: int, timeout_seconds: float = 120) -> float:
+    def until_whole(self, count: int, timeout_seconds: float = 240) -> float:
         """Wait until `count` units are active, serve, and have the roles that so many should have."""
         started = time.monotonic()
         seen: list[Any] = []
