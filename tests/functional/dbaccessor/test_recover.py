@@ -189,7 +189,13 @@ def test_a_damaged_log_is_named_and_salvaged_only_when_told(cluster):
     assert 20 < len(kept) < 40
 
 
-def test_a_cluster_that_lives_is_not_ended_by_a_member_that_is_stopped(cluster):
+@pytest.mark.parametrize("tls", [False, True], ids=["plain", "tls"])
+def test_a_cluster_that_lives_is_not_ended_by_a_member_that_is_stopped(tmp_path: Path, tls: bool):
+    with Cluster(tmp_path, tls=tls) as cluster:
+        _a_stopped_member_of_a_living_cluster(cluster)
+
+
+def _a_stopped_member_of_a_living_cluster(cluster: Cluster) -> None:
     cluster.form(3)
     cluster.kill(0)
     cluster.wait(lambda: cluster.leader(1) in (1, 2), "the others lead")
