@@ -7,7 +7,7 @@ import contextlib
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from pathlib import Path
 
 from dbaccessor import localnode
@@ -20,6 +20,7 @@ log = logging.getLogger(__name__)
 
 _PROBE_SECONDS = 0.3
 _LOOK_GAP_SECONDS = 1.5
+_LOOK_AGAIN_SECONDS = 0.1
 
 
 class OwnNode:
@@ -81,10 +82,11 @@ class OwnNode:
         elif self._silent_since is None:
             self._silent_since = now
 
-    async def hand_over(self, limit_seconds: float) -> Handover | None:
+    async def hand_over(self, limit_seconds: float, possible: Callable[[], bool]) -> Handover | None:
         """Give leadership and voting right to others, before a stop. What happens is told; nothing is raised.
 
-        None: no node runs.
+        None: no node runs. Given up at the limit, or as soon as it is not `possible` any more: when all members stop
+        at once, the last ones would wait for an agreement that cannot come.
         """
         if self._node is None:
             return None
@@ -93,12 +95,12 @@ class OwnNode:
         began = time.monotonic()
         try:
             async with asyncio.timeout(limit_seconds):
-                done = await _in_abandonable_thread(self._node.handover)
+                done = await _while_possible(_in_abandonable_thread(self._node.handover), possible)
             self._handing_over = False
             log.info("handover %s", "done" if done else "not possible")
             return Handover("done" if done else "kept-vote", round(time.monotonic() - began, 3))
         except TimeoutError:
-            log.warning("handover took more than %g s; stopping without", limit_seconds)
+            log.warning("no handover within %.1f s; stopping without", time.monotonic() - began)
             return Handover("too-late", round(time.monotonic() - began, 3))
 
     async def stop(self) -> None:
@@ -109,6 +111,19 @@ class OwnNode:
         self.local, self.probe = None, None
         if node is not None and not self.stuck:
             await asyncio.to_thread(node.stop)
+
+
+async def _while_possible(call: Coroutine[None, None, bool], possible: Callable[[], bool]) -> bool:
+    """Return what the call returns. Raises TimeoutError once it is not possible any more."""
+    task = asyncio.create_task(call)
+    try:
+        while not task.done():
+            if not possible():
+                raise TimeoutError
+            await asyncio.wait({task}, timeout=_LOOK_AGAIN_SECONDS)
+        return task.result()
+    finally:
+        task.cancel()
 
 
 async def _in_abandonable_thread(call: Callable[[], bool]) -> bool:

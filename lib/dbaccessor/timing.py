@@ -53,5 +53,5 @@ def for_latency(latency_ms: int) -> Timing:
         persist_seconds=3.0,
         settle_seconds=10.0,
         join_seconds=max(15.0, 20 * election),
-        handover_seconds=max(10.0, 20 * election),
+        handover_seconds=max(5.0, 10 * election),
     )

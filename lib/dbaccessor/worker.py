@@ -24,7 +24,7 @@ from dbaccessor.conf import FILE_NAME, ConfReader
 from dbaccessor.confirm import Confirmer
 from dbaccessor.database import Database
 from dbaccessor.disk import Disk
-from dbaccessor.dqlite import nodedir
+from dbaccessor.dqlite import cluster, nodedir
 from dbaccessor.dqlite.connection import Connection, Role
 from dbaccessor.executor import Executor
 from dbaccessor.identity import Identity, Store
@@ -184,7 +184,12 @@ class Worker:
                 await goodbye.hand_leadership_over(identity, local, outlook)
             except (errors.DbAccessorError, OSError) as error:
                 log.warning("leadership could not be handed over: %s", error)
-        self._accounts.handed_over(await self._own.hand_over(self._executor.timing.handover_seconds))
+        limit = self._executor.timing.handover_seconds
+        self._accounts.handed_over(await self._own.hand_over(limit, self._quorum_answers))
+
+    def _quorum_answers(self) -> bool:
+        outlook = self._outlook()
+        return cluster.has_quorum(outlook.members, outlook.alive)
 
     async def leave(self) -> Outcome:
         """Say goodbye for good, so that the others need not wait for this node. Idempotent; the reason is inside."""

@@ -226,6 +226,20 @@ def test_a_planned_stop_hands_leadership_over(cluster):
     cluster.wait(lambda: cluster.leader(others[0]) in others, "another leads", 5)
 
 
+def test_controllers_that_all_stop_at_once_wait_for_nobody(cluster):
+    cluster.form(3)
+
+    for n in range(3):
+        cluster.signal(n, signal.SIGTERM)
+    statuses = [cluster.terminate(n) for n in range(3)]
+
+    assert set(statuses) <= {0, 1}  # 1: a handover was begun and could not come back.
+    late = [n for n in range(3) if "no handover within 5" in (cluster.root / f"{n}.log").read_text()]
+    assert late == [], "nobody waits for the limit"
+    cluster.start(0, 1, 2)
+    cluster.wait(lambda: cluster.serving(0, 1, 2), "all serve again", 30)
+
+
 @pytest.mark.parametrize("named", [[0], [0, 1, 2]])
 def test_a_wiped_founder_founds_nothing_while_its_peers_are_down(cluster, named):
     """The worst moment: "bootstrapped" was never published, and nobody is there to say that the cluster exists."""
