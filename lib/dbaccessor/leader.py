@@ -2,13 +2,14 @@
 
 Both answer the one question that `database.Database` has, and both ask everybody in parallel, again and again until
 the deadline: during an election the answer is wrong for a fraction of a second, and waiting longer between questions
-would be most of a fail-over.
+would be most of a fail-over. However many wait in one process, they share each round of questions: every question is
+a TLS handshake for whoever is asked, and a crowd of them would starve the very election that it waits for.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 
 from dbaccessor import errors, timing, tls
 from dbaccessor.dial import AddressBook, Caller, Dialer, DialError
@@ -16,12 +17,15 @@ from dbaccessor.dqlite.connection import Connection
 from dbaccessor.localnode import LocalNode
 from dbaccessor.preamble import Answer
 
+# Between two rounds; an election that takes longer than a second will not be over in the next moment.
 _PAUSE_SECONDS = 0.02
+_LONGEST_PAUSE_SECONDS = 0.1
+_PATIENCE_SECONDS = 1.0
+
+Found = tuple[Answer | None, str]
 
 
-async def find_leader(
-    dialer: Dialer, addresses: Mapping[str, str], agrees: Callable[[Answer], bool]
-) -> tuple[Answer | None, str]:
+async def find_leader(dialer: Dialer, addresses: Mapping[str, str], agrees: Callable[[Answer], bool]) -> Found:
     """Ask everybody in parallel; return the first that leads itself and agrees, and why there is none otherwise."""
     if not addresses:
         return None, "no controller's address is known"
@@ -45,16 +49,36 @@ async def find_leader(
     return None, "nobody leads" + (f" ({'; '.join(sorted(problems))})" if problems else "")
 
 
+class _Rounds:
+    """Rounds of questions, one at a time: whoever asks while one is under way gets its answer."""
+
+    def __init__(self, ask: Callable[[], Coroutine[None, None, Found]]) -> None:
+        self._ask = ask
+        self._round: asyncio.Task[Found] | None = None
+
+    async def next(self) -> Found:
+        if self._round is None or self._round.done():
+            self._round = asyncio.create_task(self._ask())
+        return await asyncio.shield(self._round)
+
+
+def _pause(began: float) -> float:
+    waited = asyncio.get_running_loop().time() - began
+    return _PAUSE_SECONDS if waited < _PATIENCE_SECONDS else _LONGEST_PAUSE_SECONDS
+
+
 class MemberConnector:
     """Connections to the leader for the controller itself. `local` is its own node, None while it does not run."""
 
     def __init__(self, dialer: Dialer, local: Callable[[], LocalNode | None]) -> None:
         self._dialer = dialer
         self._local = local
+        self._rounds = _Rounds(self._ask_others)
 
     async def to_leader(self, *, deadline: float) -> Connection:
         """Return a new connection to the leader. Raises NotReady at `deadline` (the loop's clock), with the reason."""
         reason = "not tried yet"
+        began = asyncio.get_running_loop().time()
         while deadline > asyncio.get_running_loop().time():
             name, reason = await self._leader_name()
             if name:
@@ -62,7 +86,7 @@ class MemberConnector:
                     return await self.to_member(name, deadline=deadline)
                 except (OSError, errors.DbAccessorError) as error:
                     reason = str(error)
-            await asyncio.sleep(_PAUSE_SECONDS)
+            await asyncio.sleep(_pause(began))
         raise errors.NotReady(f"no leader could be reached: {reason}")
 
     @property
@@ -79,13 +103,15 @@ class MemberConnector:
         probe = await local.probe(0.2) if local is not None else None
         if probe is not None and probe.leader:
             return probe.leader, ""
-        caller = self._dialer.caller
-        answer, reason = await find_leader(
-            self._dialer,
-            {i: a for i, a in self._dialer.book.everybody().items() if i != caller.controller_id},
-            lambda a: a.cluster_uuid == caller.cluster_uuid and a.epoch == caller.epoch,
-        )
+        answer, reason = await self._rounds.next()
         return (answer.name if answer is not None else ""), reason
+
+    async def _ask_others(self) -> Found:
+        caller = self._dialer.caller
+        others = {i: a for i, a in self._dialer.book.everybody().items() if i != caller.controller_id}
+        return await find_leader(
+            self._dialer, others, lambda a: a.cluster_uuid == caller.cluster_uuid and a.epoch == caller.epoch
+        )
 
 
 class OutsideConnector:
@@ -109,14 +135,14 @@ class OutsideConnector:
         self._epoch_number = 0
         self._dialer = Dialer(Caller(), AddressBook(port=port), timing.for_latency(10))
         self._dialer.keyring = keyring
+        self._rounds = _Rounds(self._ask_all)
 
     async def to_leader(self, *, deadline: float) -> Connection:
         """As MemberConnector.to_leader."""
         reason = "not tried yet"
+        began = asyncio.get_running_loop().time()
         while deadline > asyncio.get_running_loop().time():
-            addresses = dict(self._addresses())
-            self._dialer.book = AddressBook(port=self._dialer.book.port, current=addresses)
-            answer, reason = await find_leader(self._dialer, addresses, self._agrees)
+            answer, reason = await self._rounds.next()
             if answer is not None and answer.epoch is not None:
                 self._uuid, self._epoch_number = answer.cluster_uuid, answer.epoch.number
                 self._dialer.caller = Caller(cluster_uuid=answer.cluster_uuid, epoch=answer.epoch)
@@ -124,7 +150,7 @@ class OutsideConnector:
                     return await self.to_member(answer.name, deadline=deadline)
                 except (OSError, errors.DbAccessorError) as error:
                     reason = str(error)
-            await asyncio.sleep(_PAUSE_SECONDS)
+            await asyncio.sleep(_pause(began))
         raise errors.NotReady(f"no leader could be reached: {reason}")
 
     @property
@@ -135,6 +161,11 @@ class OutsideConnector:
     async def to_member(self, name: str, *, deadline: float) -> Connection:
         """As MemberConnector.to_member."""
         return await _open(self._dialer, name, deadline)
+
+    async def _ask_all(self) -> Found:
+        addresses = dict(self._addresses())
+        self._dialer.book = AddressBook(port=self._dialer.book.port, current=addresses)
+        return await find_leader(self._dialer, addresses, self._agrees)
 
     def _agrees(self, answer: Answer) -> bool:
         if self._uuid is not None and answer.cluster_uuid != self._uuid:
