@@ -156,7 +156,8 @@ class PeerWatch:
             return
         record.distrusted = False
         if answer.controller_id != controller_id:
-            # Somebody else has that address now: the one we mean is not there.
+            # Somebody else has that address now, or had it when this connection was made: the next question dials anew.
+            record.conversation.close()
             self._silent(record, asked_at, f"{ip} is controller {answer.controller_id or '(unknown)'} now")
             return
         record.answer, record.answered_at = answer, time.monotonic()

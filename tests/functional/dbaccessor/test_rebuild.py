@@ -57,7 +57,7 @@ def test_a_lost_quorum_of_five_is_rebuilt_on_a_word_and_the_living_join_again(cl
     cluster.wait(lambda: cluster.role_counts(survivor) == (3, 0, 0), "the living stand-bys join again", 40)
     assert all(list((cluster.state_dir(n) / "aside").glob("dqlite-*")) for n in standbys)
     assert cluster.epoch(survivor) == 2
-    assert read(cluster, survivor) == list(range(6))
+    assert read(cluster, survivor, *standbys) == list(range(6))
 
     cluster.start(*gone)
     cluster.wait(lambda: cluster.role_counts(survivor) == (3, 2, 0), "those that were off come back as new members", 40)
