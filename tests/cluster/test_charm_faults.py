@@ -21,6 +21,7 @@ SECONDS = float(os.environ.get("HA_CONTROLLER_FAULT_SECONDS", "20"))
 WANTED = {"one": ("append=2", "count=1", "register=1"), "two": ("register=2", "late=3", "bank=2")}
 
 pytestmark = [
+    pytest.mark.long,
     pytest.mark.skipif(os.geteuid() != 0, reason="namespaces need root"),
     pytest.mark.timeout(900 + 2 * SECONDS),
 ]
@@ -102,7 +103,6 @@ def watched(made: JujuStage, seconds: float) -> list[tuple[str, list[str]]]:
     return seen
 
 
-@pytest.mark.slow
 def test_one_to_five_and_back_with_every_fault_at_every_step(tmp_path: Path):
     """1 → 3 → 5 → 3 → 1, orderly; at each size a kill, a stop, a cut, a one-way cut and a power cut."""
     dice = random.Random(0)

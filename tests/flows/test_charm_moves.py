@@ -45,7 +45,7 @@ def rebuild(client: Client, unit: str, **params: str) -> dict[str, Any]:
     return client.call("run", unit=unit, action="rebuild-cluster", params=params)[unit]
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.timeout(280)
 def test_units_move_to_another_subnet_and_a_lost_quorum_is_rebuilt(client: Client):
     client.call("deploy", path=str(ROOT), name=APP, units=3)

@@ -78,7 +78,7 @@ def test_something_is_there_while_it_runs_and_nothing_after_sigint(demo: subproc
 
     demo.send_signal(signal.SIGINT)
 
-    assert demo.wait(timeout=30) == 130
+    assert demo.wait(timeout=60) == 130
     until_nothing_remains(tmp_path, 1)
     assert '"ok": false' in (tmp_path / "out.json").read_text()
 

@@ -42,7 +42,7 @@ def _one(client: Client, dice: random.Random, step: int) -> list[str]:
     return []
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.timeout(280)
 @pytest.mark.parametrize("seed", [2, 5])
 def test_any_order_of_verbs_ends_settled_and_true(tmp_path, seed):

@@ -213,6 +213,7 @@ def test_a_torn_or_garbled_archive_is_refused_by_name(cluster, tmp_path: Path):
     assert not (tmp_path / "fresh" / "identity.json").exists()
 
 
+@pytest.mark.long
 def test_a_restore_killed_at_any_step_leaves_the_old_data_or_the_new(tmp_path: Path):
     with Cluster(tmp_path / "source") as source:
         source.form(1)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import pytest
+
 from dbaccessor import confsocket
 from loopback import Cluster
 from stepwise import enumerate_steps
@@ -31,6 +33,7 @@ def test_a_bootstrap_killed_at_any_step_founds_the_one_cluster_at_the_next_start
     assert enumerate_steps(tmp_path, run) > 6, "the steps of a bootstrap were counted"
 
 
+@pytest.mark.long
 def test_a_join_killed_at_any_step_ends_as_one_member_at_the_next_start(tmp_path: Path):
     def run(cluster: Cluster, step: int) -> bool:
         cluster.form(1)
@@ -68,6 +71,7 @@ def test_going_on_alone_killed_at_any_step_ends_alone_in_one_new_epoch(tmp_path:
     assert enumerate_steps(tmp_path, run) > 4, "the steps of going on alone were counted"
 
 
+@pytest.mark.long
 def test_a_leave_killed_at_any_step_can_be_said_again_at_the_next_start(tmp_path: Path):
     def run(cluster: Cluster, step: int) -> bool:
         cluster.form(2)

@@ -218,6 +218,7 @@ def test_a_running_controller_is_never_touched(cluster):
     cluster.wait(lambda: cluster.serving(0), "it serves")
 
 
+@pytest.mark.long
 def test_a_recovery_killed_at_any_step_is_completed_or_undone_by_the_next_start(tmp_path: Path):
     def run(cluster: Cluster, step: int) -> bool:
         cluster.form(1)

@@ -35,7 +35,7 @@ async def change_roles_as_fast_as_it_goes(cluster: Cluster, count: int, seconds:
     return changes
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.timeout(180)
 def test_roles_end_at_their_target_although_a_client_changed_them_while_dqlite_did(cluster: Cluster):
     """Of such clusters about two in three stay at one voter for ever when nobody helps."""
