@@ -248,10 +248,13 @@ class Bank(Client):
     async def _balances(self) -> dict[str, Any]:
         if self.dice.random() < 0.5:
             return {"balances": [balance for _, balance in await self.read(_READ_ACCOUNTS)]}
+
         # One account at a time: only a transaction shows all of one moment.
-        async with self.database.transaction(read_only=True, deadline_seconds=_OP_SECONDS) as tx:
+        async def one_by_one(tx: Transaction) -> list[Any]:
             each = [await tx.query("SELECT balance FROM account WHERE id = ?", (i,)) for i in range(ACCOUNTS)]
-        return {"balances": [found.rows[0][0] for found in each]}
+            return [found.rows[0][0] for found in each]
+
+        return {"balances": await self.database.run(one_by_one, read_only=True, deadline_seconds=_OP_SECONDS)}
 
     async def _transfer(self) -> None:
         source, target = self.dice.sample(range(ACCOUNTS), 2)
