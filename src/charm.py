@@ -130,7 +130,7 @@ class ControllerCharm(ops.CharmBase):
         return bindaddress.share(now.network.choice, now.own.address)
 
     def _publish_and_render(self, now: Facts, address: str) -> bool:
-        """Write this unit's bag, the leader's decisions and the file. Return whether the file changed."""
+        """Write this unit's bag, the leader's decisions and the files. Return whether the node has work to do."""
         if now.relation is None:
             self._say(ops.WaitingStatus("waiting for the db-cluster peer relation"))
             return False
@@ -152,7 +152,9 @@ class ControllerCharm(ops.CharmBase):
         if on_disk := controllerconf.read(paths.STATE_DIR):
             own = dataclasses.replace(own, rendered=on_disk.generation, digest=dbcluster.digest(on_disk))
         self._write(now.relation.data[self.unit], own.dump())
-        return changed or installed.changed
+        # A renewed certificate is no reason to wait for the node: it may have lost its quorum, and only a later hook
+        # brings the configuration that helps. The first one is what the node has been waiting for.
+        return changed or (installed.changed and not now.own.certificate)
 
     def _certify(self, now: Facts) -> certificatefiles.Installed:
         """Put the certificates in place that were published for this unit. Done before anything is rendered."""
