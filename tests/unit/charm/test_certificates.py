@@ -322,6 +322,23 @@ def test_a_lost_unit_ends_in_a_new_authority_that_everybody_uses(machine: Machin
     assert (machine.tls / "retired.pem").read_text() == AUTHORITY.certificate
 
 
+def test_a_renewed_certificate_is_put_in_place_without_waiting_for_the_node(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch
+):
+    def follower(papers: Papers, own: UnitBag) -> testing.State:
+        return state(relation(dataclasses.replace(FOUNDED, papers=papers), own), "10.0.0.4/24", leader=False)
+
+    first = own_bag(machine.run(machine.context.on.config_changed(), follower(PAPERS, OWN)))
+    renewed, _, _ = issue(PAPERS, AUTHORITY, {"0": Applicant(first.request), "1": applicant()}, ("1",))
+    waited = []
+    monkeypatch.setattr("controlsocket.wait_until_serving", lambda _: waited.append(1))
+
+    machine.run(machine.context.on.config_changed(), follower(renewed, first))
+
+    assert (machine.tls / "cert.pem").read_text().startswith(renewed.issued["0"].certificate)
+    assert waited == []
+
+
 def test_a_revision_that_nobody_follows_any_more_is_removed(machine: Machine):
     fresh = signing.succeed(AUTHORITY, NOW, 8).dump()
     replaced = testing.Secret(AUTHORITY.dump(), latest_content=fresh, label=certificatesecret.LABEL, owner="app")
