@@ -17,7 +17,6 @@ import errno
 import hashlib
 import os
 import re
-import struct
 import time
 import zlib
 from collections.abc import Mapping
@@ -25,19 +24,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-_METADATA = frozenset({"metadata1", "metadata2"})
-_CLOSED: Final = re.compile(r"(\d{16,20})-(\d{16,20})")
-_OPEN: Final = re.compile(r"open-(\d{1,20})")
-_SNAPSHOT: Final = re.compile(r"snapshot-(\d{1,20})-(\d{1,20})-(\d{1,20})")
-_META_SUFFIX = ".meta"
+from dbaccessor.dqlite import raftformat
 
-_FORMAT = 1
-_WORD: Final = struct.Struct("<Q")
-_CHECKSUMS: Final = struct.Struct("<II")
-_ENTRY: Final = struct.Struct("<QB3xI")
-# The library makes segments of 8 MiB, and an entry takes at least four words.
-_MAX_SEGMENT_BYTES = 64 << 20
-_MAX_ENTRIES = _MAX_SEGMENT_BYTES // 32
+_METADATA = frozenset({"metadata1", "metadata2"})
 
 _COPY_BYTES = 1 << 20
 
@@ -51,8 +40,8 @@ def has_data(directory: Path) -> bool:
 
 
 def _is_data(name: str) -> bool:
-    patterns = (_CLOSED, _OPEN, _SNAPSHOT)
-    return name in _METADATA or any(p.fullmatch(name.removesuffix(_META_SUFFIX)) for p in patterns)
+    patterns = (raftformat.CLOSED, raftformat.OPEN, raftformat.SNAPSHOT)
+    return name in _METADATA or any(p.fullmatch(name.removesuffix(raftformat.META_SUFFIX)) for p in patterns)
 
 
 def fingerprint(directory: Path) -> str:
@@ -198,10 +187,10 @@ class _Listing:
         snapshots = [
             (int(match[1]), int(match[2]), int(match[3]))
             for name in names
-            if (match := _SNAPSHOT.fullmatch(name)) and name + _META_SUFFIX in names
+            if (match := raftformat.SNAPSHOT.fullmatch(name)) and name + raftformat.META_SUFFIX in names
         ]
-        closed = [(int(match[2]), int(match[1])) for name in names if (match := _CLOSED.fullmatch(name))]
-        opened = sorted(int(match[1]) for name in names if (match := _OPEN.fullmatch(name)))
+        closed = [(int(match[2]), int(match[1])) for name in names if (match := raftformat.CLOSED.fullmatch(name))]
+        opened = sorted(int(match[1]) for name in names if (match := raftformat.OPEN.fullmatch(name)))
         last, first = max(closed, default=(0, 0))
         term, index, _ = max(snapshots, default=(0, 0, 0))
         return _Listing(LastEntry(term, index), (first, last), tuple(opened))
@@ -246,11 +235,11 @@ def _entries_of(path: Path) -> tuple[int, int]:
     """
     with path.open("rb", buffering=0) as file:
         fd = file.fileno()
-        if _read_word(fd, 0) != _FORMAT:
+        if _read_word(fd, 0) != raftformat.FORMAT:
             return 0, 0
         before = total = (0, 0)
         last: _Batch | None = None
-        batch = _read_batch(fd, _WORD.size)
+        batch = _read_batch(fd, raftformat.WORD.size)
         while batch is not None:
             before, total, last = total, (total[0] + batch.entries, batch.term), batch
             batch = _read_batch(fd, batch.end)
@@ -271,24 +260,24 @@ class _Batch:
 
 def _read_batch(fd: int, offset: int) -> _Batch | None:
     """Read the head of the batch at `offset`; None if there is no whole one."""
-    checksums = os.pread(fd, _CHECKSUMS.size, offset)
-    offset += _CHECKSUMS.size
+    checksums = os.pread(fd, raftformat.CHECKSUMS.size, offset)
+    offset += raftformat.CHECKSUMS.size
     count = _read_word(fd, offset)
-    if len(checksums) < _CHECKSUMS.size or not 0 < count <= _MAX_ENTRIES:
+    if len(checksums) < raftformat.CHECKSUMS.size or not 0 < count <= raftformat.MAX_ENTRIES:
         return None
-    header_sum, data_sum = _CHECKSUMS.unpack(checksums)
-    head = os.pread(fd, _WORD.size + count * _ENTRY.size, offset)
-    if len(head) < _WORD.size + count * _ENTRY.size or checksum(head) != header_sum:
+    header_sum, data_sum = raftformat.CHECKSUMS.unpack(checksums)
+    head = os.pread(fd, raftformat.WORD.size + count * raftformat.ENTRY.size, offset)
+    if len(head) < raftformat.WORD.size + count * raftformat.ENTRY.size or checksum(head) != header_sum:
         return None
     data = offset + len(head)
-    entries = list(_ENTRY.iter_unpack(head[_WORD.size :]))
+    entries = list(raftformat.ENTRY.iter_unpack(head[raftformat.WORD.size :]))
     size = sum((size + 7) // 8 * 8 for _term, _kind, size in entries)
-    return _Batch(count, entries[-1][0], data, data + size, data_sum) if size <= _MAX_SEGMENT_BYTES else None
+    return _Batch(count, entries[-1][0], data, data + size, data_sum) if size <= raftformat.MAX_SEGMENT_BYTES else None
 
 
 def _read_word(fd: int, offset: int) -> int:
-    data = os.pread(fd, _WORD.size, offset)
-    return int(_WORD.unpack(data)[0]) if len(data) == _WORD.size else 0
+    data = os.pread(fd, raftformat.WORD.size, offset)
+    return int(raftformat.WORD.unpack(data)[0]) if len(data) == raftformat.WORD.size else 0
 
 
 _REVERSED = bytes(int(f"{byte:08b}"[::-1], 2) for byte in range(256))

@@ -8,27 +8,11 @@ and is told by name which file is damaged. What the library makes of a directory
 from __future__ import annotations
 
 import os
-import re
-import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
 
-from dbaccessor.dqlite import nodedir
-
-_CLOSED: Final = re.compile(r"(\d{16,20})-(\d{16,20})")
-_OPEN: Final = re.compile(r"open-(\d{1,20})")
-_SNAPSHOT: Final = re.compile(r"snapshot-(\d{1,20})-(\d{1,20})-(\d{1,20})")
-_META_SUFFIX = ".meta"
-
-_FORMAT = 1
-_WORD: Final = struct.Struct("<Q")
-_CHECKSUMS: Final = struct.Struct("<II")
-_ENTRY: Final = struct.Struct("<QB3xI")
-# The library makes segments of 8 MiB; what is larger than this was not made by it.
-_MAX_SEGMENT_BYTES = 64 << 20
-_MAX_ENTRIES = _MAX_SEGMENT_BYTES // 32
+from dbaccessor.dqlite import nodedir, raftformat
 
 
 @dataclass(frozen=True)
@@ -74,7 +58,7 @@ def cut(directory: Path) -> Log:
     base, bad_snapshots = _base(directory, listing)
     for name in bad_snapshots:
         (directory / name).unlink()
-        (directory / (name + _META_SUFFIX)).unlink()
+        (directory / (name + raftformat.META_SUFFIX)).unlink()
     log = _read_closed(directory, base, listing.closed)
     for first, last, name in listing.closed if log.damage else ():
         if first > log.index:
@@ -108,26 +92,28 @@ class _Listing:
         except (FileNotFoundError, NotADirectoryError):
             names = set()
         snapshots = [
-            (int(m[2]), int(m[1]), n) for n in names if (m := _SNAPSHOT.fullmatch(n)) and n + _META_SUFFIX in names
+            (int(m[2]), int(m[1]), n)
+            for n in names
+            if (m := raftformat.SNAPSHOT.fullmatch(n)) and n + raftformat.META_SUFFIX in names
         ]
         return _Listing(
             tuple(sorted(snapshots, reverse=True)),
-            tuple(sorted((int(m[1]), int(m[2]), n) for n in names if (m := _CLOSED.fullmatch(n)))),
-            tuple(sorted((int(m[1]), n) for n in names if (m := _OPEN.fullmatch(n)))),
+            tuple(sorted((int(m[1]), int(m[2]), n) for n in names if (m := raftformat.CLOSED.fullmatch(n)))),
+            tuple(sorted((int(m[1]), n) for n in names if (m := raftformat.OPEN.fullmatch(n)))),
         )
 
 
 def read_segment(path: Path) -> Segment:
     """Read one segment, open or closed, up to its end or its first bad batch."""
-    if path.stat().st_size > _MAX_SEGMENT_BYTES:
+    if path.stat().st_size > raftformat.MAX_SEGMENT_BYTES:
         return Segment((), 0, f"{path.name} is larger than any segment")
     data = path.read_bytes()
     if not data.strip(b"\0"):
         return Segment((), 0, "")  # Prepared for later.
-    if len(data) < _WORD.size or _WORD.unpack_from(data)[0] != _FORMAT:
+    if len(data) < raftformat.WORD.size or raftformat.WORD.unpack_from(data)[0] != raftformat.FORMAT:
         return Segment((), 0, f"{path.name} does not begin like a segment")
     terms: list[int] = []
-    offset = _WORD.size
+    offset = raftformat.WORD.size
     while offset < len(data) and data[offset : offset + 16].strip(b"\0"):
         batch = _read_batch(data, offset)
         if batch is None:
@@ -143,7 +129,7 @@ def _base(directory: Path, listing: _Listing) -> tuple[Log, dict[str, str]]:
     """Return the newest good snapshot as the log's beginning, and the damage of those that are newer, by name."""
     bad: dict[str, str] = {}
     for index, term, name in listing.snapshots:
-        damage = _meta_damage(directory / (name + _META_SUFFIX))
+        damage = _meta_damage(directory / (name + raftformat.META_SUFFIX))
         if not damage and (directory / name).stat().st_size == 0:
             damage = f"{name} is empty"
         if not damage:
@@ -154,10 +140,10 @@ def _base(directory: Path, listing: _Listing) -> tuple[Log, dict[str, str]]:
 
 def _meta_damage(path: Path) -> str:
     data = path.read_bytes()
-    if len(data) < 4 * _WORD.size or _WORD.unpack_from(data)[0] != _FORMAT:
+    if len(data) < 4 * raftformat.WORD.size or raftformat.WORD.unpack_from(data)[0] != raftformat.FORMAT:
         return f"{path.name} does not begin like a snapshot's description"
     # Format and checksum, then what the checksum is of.
-    if nodedir.checksum(data[2 * _WORD.size :]) != _WORD.unpack_from(data, _WORD.size)[0]:
+    if nodedir.checksum(data[2 * raftformat.WORD.size :]) != raftformat.WORD.unpack_from(data, raftformat.WORD.size)[0]:
         return f"{path.name} is damaged: its checksum does not fit"
     return ""
 
@@ -201,15 +187,15 @@ def _read_opened(directory: Path, log: Log, listing: _Listing) -> Log:
 
 def _read_batch(data: bytes, offset: int) -> tuple[list[int], int] | None:
     """Return the terms of the batch's entries and where it ends; None when it is not whole."""
-    if len(data) < offset + _CHECKSUMS.size + _WORD.size:
+    if len(data) < offset + raftformat.CHECKSUMS.size + raftformat.WORD.size:
         return None
-    header_sum, data_sum = _CHECKSUMS.unpack_from(data, offset)
-    head = offset + _CHECKSUMS.size
-    (count,) = _WORD.unpack_from(data, head)
-    body = head + _WORD.size + count * _ENTRY.size
-    if not 0 < count <= _MAX_ENTRIES or body > len(data) or nodedir.checksum(data[head:body]) != header_sum:
+    header_sum, data_sum = raftformat.CHECKSUMS.unpack_from(data, offset)
+    head = offset + raftformat.CHECKSUMS.size
+    (count,) = raftformat.WORD.unpack_from(data, head)
+    body = head + raftformat.WORD.size + count * raftformat.ENTRY.size
+    if not 0 < count <= raftformat.MAX_ENTRIES or body > len(data) or nodedir.checksum(data[head:body]) != header_sum:
         return None
-    entries = list(_ENTRY.iter_unpack(data[head + _WORD.size : body]))
+    entries = list(raftformat.ENTRY.iter_unpack(data[head + raftformat.WORD.size : body]))
     end = body + sum((size + 7) // 8 * 8 for _, _, size in entries)
     if end > len(data) or nodedir.checksum(data[body:end]) != data_sum:
         return None
