@@ -13,17 +13,20 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import fcntl
+import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from dbaccessor import errors, retry, soleowner
+from dbaccessor import errors, retry
 from dbaccessor.database import Database
 from dbaccessor.namespaces import CONTROLLER, Namespaces
 from dbaccessor.schema import Patch
 from dbaccessor.worker import Worker
 
+_LOCK = "controllerd.lock"
 _LOOK_SECONDS = 0.05
 
 
@@ -142,8 +145,12 @@ class DbAccessor:
 def _locked(state_dir: Path) -> Iterator[None]:
     """Hold the lock that controllerd holds as well: one owner for one directory. Raises NotReady."""
     state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+    fd = os.open(state_dir / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
-        with soleowner.sole_owner(state_dir):
-            yield
-    except soleowner.Owned as error:
-        raise errors.NotReady(str(error)) from error
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise errors.NotReady(f"another process owns {state_dir}") from error
+        yield
+    finally:
+        os.close(fd)
