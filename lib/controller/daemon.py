@@ -120,7 +120,7 @@ class Daemon:
                 await self._worker.stop()
                 if self._worker.stuck:
                     # A thread waits inside the library for ever; leaving it behind is the only way to end.
-                    log.error("the handover did not come back; ending without it")
+                    log.error("the node did not come to an orderly end; ending without it")
                     logging.shutdown()
                     os._exit(1)
                 worker.cancel()
