@@ -141,6 +141,22 @@ class Worker:
         self._loop.call_soon_threadsafe(look)
 
     @property
+    def state(self) -> str:
+        """The state that the status document names: "serving" once the databases can be used."""
+        return self._accounts.state
+
+    @property
+    def identity(self) -> Identity | None:
+        """Who this node is in its cluster; None while it belongs to none."""
+        return self._identity
+
+    def forget_database(self, name: str) -> None:
+        """Close the handle to the database `name`, for one that was deleted; asked again, there is a fresh one."""
+        database = self._databases.pop(name, None)
+        if database is not None:
+            database.close()
+
+    @property
     def stuck(self) -> bool:
         """Whether a call into the library did not come back, so that the process must end without waiting for it."""
         return self._own.stuck
