@@ -27,7 +27,7 @@ from dbaccessor.disk import Disk
 from dbaccessor.dqlite import cluster, nodedir
 from dbaccessor.dqlite.connection import Connection, Role
 from dbaccessor.executor import Executor
-from dbaccessor.identity import Identity, Store
+from dbaccessor.identity import Epoch, Identity, Store
 from dbaccessor.leader import MemberConnector
 from dbaccessor.membership import Leading, Membership
 from dbaccessor.metrics import Metrics
@@ -112,6 +112,11 @@ class Worker:
     def new_database(self, name: str, gate: Gate | None = None) -> Database:
         """Return a handle of its own, with its own queues; the caller closes it. `gate`: see Pool."""
         return Database(self._connector, name, self._confirmer, gate).measure(self.metrics.namespace(name))
+
+    @property
+    def epoch(self) -> Epoch | None:
+        """The epoch of the cluster that this node belongs to; None while it belongs to none."""
+        return None if self._identity is None else self._identity.epoch
 
     async def databases(self) -> tuple[str, ...]:
         """Return the names of the cluster's databases, the controller's own first. Raises DbAccessorError."""
