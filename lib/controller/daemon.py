@@ -47,6 +47,7 @@ STATE_DIR = Path("/var/lib/ha-controller")
 
 # What a worker may take to end before those that it needs are stopped all the same. The service manager kills after 40.
 _ABANDON_SECONDS = 12.0
+_LEFT_SECONDS = 1.0
 _ALREADY_RUNS = 75
 
 
@@ -70,15 +71,18 @@ class Daemon:
         doors = Sockets(state_dir, asked.configchange(), control)
         self._metrics = EngineMetrics()
         self._plugins = Plugins(plugins.CONTROLLER_GROUP)
+        table = manifolds.controller_manifolds(
+            own, doors, notifier, Plugins(plugins.MODEL_GROUP), self._metrics.counting("model")
+        )
         self._engine = Engine(
-            self._plugins.merge(manifolds.controller_manifolds(own, doors, notifier)),
+            self._plugins.merge(table),
             is_fatal=lambda error: isinstance(error, Fatal),
             on_start=self._metrics.counting("controller"),
             abandon_seconds=lambda name: math.inf if name == node.NAME else _ABANDON_SECONDS,
         )
 
-    async def run(self) -> bool:
-        """Run the engine until told to stop; return whether every worker has ended. Raises Fatal."""
+    async def run(self) -> None:
+        """Run the engine until told to stop. Raises Fatal. What was left behind may still run then."""
         for number in (signal.SIGTERM, signal.SIGINT):
             self._loop.add_signal_handler(number, self._stop.set)
         engine = asyncio.create_task(self._engine.run(), name="engine")
@@ -93,7 +97,6 @@ class Daemon:
             raise self._engine.failure
         if not engine.cancelled():
             engine.result()
-        return not self._engine.abandoned
 
     def report(self) -> dict[str, Any]:
         """Return the engine's report and what became of the plugins (docs/reference/metrics.md)."""
@@ -135,12 +138,26 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _run(make: Callable[[], Daemon]) -> None:
     async def inside() -> None:
-        if not await make().run():
-            # A worker does not end, and the loop would wait for it for ever. The node has stopped in order by now.
-            logging.shutdown()
-            os._exit(1)
+        try:
+            await make().run()
+        finally:
+            await _end_what_is_left()
 
     asyncio.run(inside())
+
+
+async def _end_what_is_left() -> None:
+    """End the process here if a task does not end: the loop would wait for it for ever, and the node has stopped."""
+    left = asyncio.all_tasks() - {asyncio.current_task()}
+    for task in left:
+        task.cancel()
+    if not left:
+        return
+    _, pending = await asyncio.wait(left, timeout=_LEFT_SECONDS)
+    if pending:
+        log.error("ending without these, which do not: %s", ", ".join(sorted(task.get_name() for task in pending)))
+        logging.shutdown()
+        os._exit(1)
 
 
 def _version() -> str:

@@ -9,10 +9,10 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable
-from typing import Any
+from typing import Any, TypeVar
 
 from controller import schema
-from controller.engine import Manifold, Offer, gate
+from controller.engine import Getter, Manifold, Offer, gate
 from controller.models import store
 from controller.node import Databases
 from dbaccessor import errors
@@ -24,6 +24,8 @@ from dbaccessor.schema import Patch
 log = logging.getLogger(__name__)
 
 NAME = "domain-schema"
+
+_T = TypeVar("_T")
 
 _RETRY_SECONDS = 1.0
 # Between two looks whether all controllers run the version that the next patch needs.
@@ -49,20 +51,25 @@ async def bring_up_to_date(databases: Databases) -> tuple[Patch, ...]:
     return await databases.database(CONTROLLER).run(apply)
 
 
-class _UpToDate(Offer):
-    """Offers the databases, and applies what had to wait once it need not any more."""
+class UpToDate(Offer):
+    """Offers a value whose schema is up to date, and applies what had to wait once it need not any more.
 
-    def __init__(self, databases: Databases, waiting: tuple[Patch, ...]) -> None:
-        super().__init__(databases)
-        self._databases = databases
+    `again` brings it up to date and returns what still waits; idempotent.
+    """
+
+    def __init__(
+        self, value: object, waiting: tuple[Patch, ...], again: Callable[[], Awaitable[tuple[Patch, ...]]]
+    ) -> None:
+        super().__init__(value)
         self._waiting = waiting
+        self._again = again
 
     async def run(self) -> None:
         while self._waiting:
             for patch in self._waiting:
                 log.info("%s waits until all controllers are of version %d", patch.name, patch.needs)
             await asyncio.sleep(_AGAIN_SECONDS)
-            self._waiting = await until_done(lambda: bring_up_to_date(self._databases))
+            self._waiting = await until_done(self._again)
         await super().run()
 
     def report(self) -> dict[str, Any]:
@@ -72,19 +79,22 @@ class _UpToDate(Offer):
 def manifold(node: str) -> Manifold:
     """Return the manifold. `node` is the name of the one whose output is the Databases."""
 
-    def make(get: Any) -> Callable[[], Awaitable[Offer]]:
-        databases: Databases = get(node, Databases)
+    def make(get: Getter) -> Callable[[], Awaitable[Offer]]:
+        databases = get(node, Databases)
 
         async def prepare() -> Offer:
+            async def apply() -> tuple[Patch, ...]:
+                return await bring_up_to_date(databases)
+
             await databases.until_serving()
-            return _UpToDate(databases, await until_done(lambda: bring_up_to_date(databases)))
+            return UpToDate(databases, await until_done(apply), apply)
 
         return prepare
 
     return gate(make, (node,))
 
 
-async def until_done(attempt: Callable[[], Awaitable[Any]]) -> Any:
+async def until_done(attempt: Callable[[], Awaitable[_T]]) -> _T:
     """Return what `attempt`, which must be idempotent, returns; wait as long as the database is not there for it."""
     told = ""
     while True:

@@ -12,13 +12,14 @@ import os
 from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Any
+from weakref import WeakValueDictionary
 
 from controller import schema
 from controller.engine import Getter, Manifold, Missing, Worker
 from dbaccessor import errors, retry
 from dbaccessor import worker as dbworker
 from dbaccessor.database import Database, Transaction
-from dbaccessor.identity import Identity
+from dbaccessor.identity import Epoch, Identity
 from dbaccessor.namespaces import CONTROLLER, Namespaces
 from dbaccessor.schema import Patch
 
@@ -101,6 +102,8 @@ class Databases:
         self._worker = worker
         self._namespaces = Namespaces(worker.database, schema.VERSION)
         self._handles: dict[str, Database] = {}
+        # Of those that are being made or deleted; a lock is there as long as somebody has it or waits for it.
+        self._changing: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
     @property
     def identity(self) -> Identity:
@@ -109,6 +112,11 @@ class Databases:
         if identity is None:
             raise errors.NotReady("this controller is in no cluster")
         return identity
+
+    @property
+    def epoch(self) -> Epoch | None:
+        """The cluster's epoch, now; None while this node is in none."""
+        return self._worker.epoch
 
     async def until_serving(self) -> Identity:
         """Return once this node serves. There is no limit: what it waits for stands in the status document."""
@@ -139,14 +147,20 @@ class Databases:
         deadline_seconds: float = 30,
     ) -> tuple[Patch, ...]:
         """Make a database exist with this schema; idempotent. `provided`: see Namespaces. Returns what waits."""
-        waiting = await self._namespaces.create(name, patches, provided=provided, deadline_seconds=deadline_seconds)
-        self._worker.forget_database(name)  # From here on it is used through the handle that asks first.
+        async with self._alone(name):
+            waiting = await self._namespaces.create(name, patches, provided=provided, deadline_seconds=deadline_seconds)
+            self._worker.forget_database(name)  # From here on it is used through the handle that asks first.
         return waiting
 
     async def delete(self, name: str, *, deadline_seconds: float = 30) -> None:
         """Delete a database and all that is in it; idempotent. Raises Refused for "controller"."""
-        await self._namespaces.delete(name, deadline_seconds=deadline_seconds)
-        self.forget(name)
+        async with self._alone(name):
+            await self._namespaces.delete(name, deadline_seconds=deadline_seconds)
+            self.forget(name)
+
+    def _alone(self, name: str) -> asyncio.Lock:
+        """One at a time for each database: who has made or deleted it closes the handle that all of them use."""
+        return self._changing.setdefault(name, asyncio.Lock())
 
     async def names(self, *, deadline_seconds: float = 10) -> tuple[str, ...]:
         """Return the names of all databases, "controller" first."""

@@ -35,6 +35,7 @@ class _Plugin:
     make: Callable[..., Any] | None = None
     why: str = ""
     manifolds: tuple[str, ...] = ()
+    told: str = ""
 
 
 class Plugins:
@@ -46,7 +47,7 @@ class Plugins:
         self._plugins = [_load(entry_point) for entry_point in sorted(found, key=lambda e: (e.name, e.value))]
         for plugin in self._plugins:
             if plugin.why:
-                log.error("%s %s is not used: %s", group, plugin.name, plugin.why)
+                self._tell(plugin)
 
     def merge(self, table: Manifolds, *arguments: object) -> dict[str, Manifold]:
         """Return the table with the manifolds of every plugin that fits into it; each gets the arguments.
@@ -59,7 +60,7 @@ class Plugins:
             still = [(plugin, offered) for plugin, offered in waiting if not self._fits(plugin, offered, merged)]
             if len(still) == len(waiting):
                 for plugin, _ in still:
-                    log.error("%s %s is not used: %s", self._group, plugin.name, plugin.why)
+                    self._tell(plugin)
                 break
             waiting = still
         return merged
@@ -84,10 +85,16 @@ class Plugins:
             if not isinstance(offered, Mapping) or not all(isinstance(m, Manifold) for m in offered.values()):
                 raise TypeError(f"it returned {type(offered).__name__}, not names with their Manifold")
             return dict(offered)
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - Whatever somebody else's code raises ends only itself.
             plugin.why = _sentence(error)
-            log.error("%s %s is not used: %s", self._group, plugin.name, plugin.why, exc_info=error)
+            self._tell(plugin, error)
             return None
+
+    def _tell(self, plugin: _Plugin, error: Exception | None = None) -> None:
+        """Log why a plugin is not used: once, though it is asked for every model."""
+        if plugin.why != plugin.told:
+            plugin.told = plugin.why
+            log.error("%s %s is not used: %s", self._group, plugin.name, plugin.why, exc_info=error)
 
     @staticmethod
     def _fits(plugin: _Plugin, offered: dict[str, Manifold], merged: dict[str, Manifold]) -> bool:

@@ -2,7 +2,7 @@
 
 from controller.engine.engine import Engine
 from controller.engine.manifold import Bounce, EngineError, Getter, Manifold, Manifolds, Missing, Uninstall, Worker
-from controller.engine.offering import Offer, gate, offer
+from controller.engine.offering import Offer, gate, lend, offer
 
 __all__ = [
     "Bounce",
@@ -16,5 +16,6 @@ __all__ = [
     "Uninstall",
     "Worker",
     "gate",
+    "lend",
     "offer",
 ]

@@ -30,6 +30,18 @@ def offer(make: Callable[[Getter], object], inputs: tuple[str, ...] = ()) -> Man
     return Manifold(lambda get: Offer(make(get)), inputs, output=lambda worker: worker.value)
 
 
+class _Loan(Offer):
+    """Reports nothing: the value's own worker runs, and reports, somewhere else."""
+
+    def report(self) -> object:
+        return {}
+
+
+def lend(value: object) -> Manifold:
+    """Return a manifold that offers a value which lives elsewhere, as for the engine inside of a worker."""
+    return Manifold(lambda _: _Loan(value), output=lambda worker: worker.value)
+
+
 # What a preparation results in: the worker that keeps it up, whose `value` is offered.
 Prepare = Callable[[], Awaitable[Offer]]
 

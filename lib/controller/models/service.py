@@ -13,12 +13,13 @@ from controller.node import Databases
 from dbaccessor import errors, retry
 from dbaccessor.database import Database, Transaction
 from dbaccessor.namespaces import CONTROLLER
+from dbaccessor.schema import Patch
 
 _T = TypeVar("_T")
 
 
 class Models:
-    """The models of one cluster. `changed` is called after each change that was made here."""
+    """The models of one cluster."""
 
     def __init__(self, databases: Databases) -> None:
         self.databases = databases
@@ -28,6 +29,11 @@ class Models:
         """Call `changed` after each change that is made through this object. Returns what ends that."""
         self._watchers.add(changed)
         return lambda: self._watchers.discard(changed)
+
+    def changed(self) -> None:
+        """Tell those who watch that there may be a change."""
+        for watcher in tuple(self._watchers):
+            watcher()
 
     async def all(self, *, deadline_seconds: float = 10) -> tuple[Model, ...]:
         """Return every model, by name."""
@@ -60,13 +66,16 @@ class Models:
 
         return await self._run(begin, deadline)
 
-    async def make_database(self, model: Model, *, deadline_seconds: float = 30) -> None:
-        """Make the model's database exist, with its tables. Idempotent. Raises Refused when the model is gone."""
+    async def make_database(self, model: Model, *, deadline_seconds: float = 30) -> tuple[Patch, ...]:
+        """Make the model's database exist, with its tables. Idempotent. Raises Refused when the model is gone.
+
+        Returns the patches that wait until all controllers are of a newer version.
+        """
 
         async def provided(tx: Transaction) -> None:
             await store.require_database(tx, model.uuid)
 
-        await self.databases.create(
+        return await self.databases.create(
             model.database, schema.model_patches(), provided=provided, deadline_seconds=deadline_seconds
         )
 
@@ -90,6 +99,5 @@ class Models:
                 if retry.left(deadline) <= 0:
                     raise
                 continue
-            for changed in tuple(self._watchers):
-                changed()
+            self.changed()
             return result
