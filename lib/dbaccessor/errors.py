@@ -48,6 +48,7 @@ class LibraryTooOld(DbAccessorError):
 OK: Final = 0
 ERROR: Final = 1
 BUSY: Final = 5
+INTERRUPT: Final = 9
 IOERR: Final = 10
 NOT_FOUND: Final = 12
 NOT_LEADER: Final = IOERR | 40 << 8
@@ -58,7 +59,7 @@ LEADERSHIP_LOST: Final = IOERR | 41 << 8
 _OLD_NOT_LEADER = IOERR | 32 << 8
 
 # Primary codes with which SQLite says that it did not carry the statement out. Everything else is not trusted so far.
-_PLAIN = frozenset({0, 1, 2, 3, 4, 6, 7, 8, 9, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23, 24, 25, 26})
+_PLAIN = frozenset({0, 1, 2, 3, 4, 6, 7, 8, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23, 24, 25, 26})
 # Dqlite's own: "I could not read this request".
 _PROTOCOL = range(1001, 1006)
 
@@ -70,7 +71,8 @@ def is_plain(code: int) -> bool:
 
 def spoils_connection(code: int) -> bool:
     """True when the connection that got this failure must not be used again: what it holds open is not known."""
-    return not (is_plain(code) or code & 0xFF == BUSY or code == NOT_LEADER) or code == NOT_FOUND
+    harmless = is_plain(code) or code & 0xFF == BUSY or code == NOT_LEADER
+    return not harmless or code in (NOT_FOUND, INTERRUPT)
 
 
 def from_failure(code: int, text: str, *, changes: bool, address: str = "") -> DbAccessorError:
@@ -78,8 +80,9 @@ def from_failure(code: int, text: str, *, changes: bool, address: str = "") -> D
     message = f"{text} (code {code})"
     if code == NOT_LEADER or (code == _OLD_NOT_LEADER and "not leader" in text):
         return NotLeader(message, code=code, address=address)
-    if code & 0xFF == BUSY or code == NOT_FOUND:
-        # NOT_FOUND means that the connection's database was closed under it, by a change of leader.
+    if code & 0xFF == BUSY or code in (NOT_FOUND, INTERRUPT):
+        # NOT_FOUND: the connection's database was closed under it, by a change of leader. INTERRUPT: Dqlite gives up
+        # what a connection that it closes has under way, and can hit the next statement with it (seen once, on BEGIN).
         return NotReady(message, code=code, address=address)
     if is_plain(code):
         return Refused(message, code=code, address=address)

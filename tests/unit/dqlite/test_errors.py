@@ -24,7 +24,7 @@ NOTHING_DONE = {
     6: errors.Refused,  # SQLITE_LOCKED
     7: errors.Refused,  # SQLITE_NOMEM
     8: errors.Refused,  # SQLITE_READONLY
-    9: errors.Refused,  # SQLITE_INTERRUPT
+    9: errors.NotReady,  # SQLITE_INTERRUPT
     13: errors.Refused,  # SQLITE_FULL
     14: errors.Refused,  # SQLITE_CANTOPEN
     15: errors.Refused,  # SQLITE_PROTOCOL
@@ -99,7 +99,7 @@ def test_no_code_at_all_says_done_and_only_those_that_leave_doubt_end_the_connec
     for code in range(12_000):
         kind = type(errors.from_failure(code, "text", changes=True))
         assert kind in (errors.NotLeader, errors.NotReady, errors.Refused, errors.Indefinite)
-        assert errors.spoils_connection(code) == (kind is errors.Indefinite or code == 12)
+        assert errors.spoils_connection(code) == (kind is errors.Indefinite or code in (9, 12))
 
 
 @pytest.mark.parametrize("changes", [True, False])
@@ -109,7 +109,7 @@ def test_the_old_number_of_not_leader_counts_only_with_its_words(changes: bool):
 
 
 @pytest.mark.parametrize(
-    ("code", "spoils"), [(1, False), (5, False), (517, False), (19, False), (10250, False), (12, True)]
+    ("code", "spoils"), [(1, False), (5, False), (517, False), (19, False), (10250, False), (12, True), (9, True)]
 )
 def test_only_what_leaves_the_connection_in_doubt_spoils_it(code: int, spoils: bool):
     assert errors.spoils_connection(code) is spoils
