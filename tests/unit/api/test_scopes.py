@@ -220,8 +220,21 @@ def test_host_and_port_survive_the_round_trip(text: str, host: str, port: int):
 
 @pytest.mark.parametrize(
     "text",
-    ["", "10.0.0.1", "10.0.0.1:", ":17070", "10.0.0.1:0", "10.0.0.1:65536", "10.0.0.1:x", "fd00::1:17070", "[]:1"]
-    + ["[10.0.0.1]:1", "10.0.0.1:-1", "10.0.0.1:١", "fd00::1"],
+    [
+        "",
+        "10.0.0.1",
+        "10.0.0.1:",
+        ":17070",
+        "10.0.0.1:0",
+        "10.0.0.1:65536",
+        "10.0.0.1:x",
+        "10.0.0.1:-1",
+        "10.0.0.1:١",
+        "fd00::1",
+        "fd00::1:17070",
+        "[]:1",
+        "[10.0.0.1]:1",
+    ],
 )
 def test_what_is_no_host_and_port_is_refused_by_name(text: str):
     with pytest.raises(ValueError) as refused:
