@@ -1,1 +1,1 @@
-"""Flow 3: from the addresses that each controller has to the one that an agent or a client dials."""
+"""Flow 3: always know where to go. The API server, the two lists of addresses, and those who use them."""
