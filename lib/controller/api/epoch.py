@@ -8,18 +8,8 @@ one stays with the one it knows, and says so.
 from __future__ import annotations
 
 import enum
-from dataclasses import dataclass
 
-
-@dataclass(frozen=True)
-class Epoch:
-    """One epoch. `str` is number:tag, and `parse` reads that."""
-
-    number: int
-    tag: str
-
-    def __str__(self) -> str:
-        return f"{self.number}:{self.tag}"
+from controller.api.messages import Epoch
 
 
 class Verdict(enum.Enum):
@@ -29,6 +19,11 @@ class Verdict(enum.Enum):
     NEWER = "newer"
     OLDER = "older"
     RIVAL = "rival"
+
+
+def text_of(epoch: Epoch) -> str:
+    """Return number:tag, which `parse` reads."""
+    return f"{epoch.number}:{epoch.tag}"
 
 
 def parse(text: str) -> Epoch | None:

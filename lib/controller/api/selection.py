@@ -51,6 +51,7 @@ class Controller:
     controller_id: str
     addresses: tuple[str, ...]
     bind_address: str = ""
+    port: int = 17070
 
 
 @dataclass(frozen=True)
@@ -86,9 +87,7 @@ class Incomplete:
     reason: str
 
 
-def select(
-    controllers: Iterable[Controller], port: int, spaces: Spaces, management_space: str = ""
-) -> Selection | Incomplete:
+def select(controllers: Iterable[Controller], spaces: Spaces, management_space: str = "") -> Selection | Incomplete:
     """Return both lists, or say why neither may be published. `management_space` is "" where none is set.
 
     The result does not depend on the order in which controllers or addresses come.
@@ -105,8 +104,8 @@ def select(
         inside = [a for a in usable if spaces.of(a) == management_space]
         if management_space and not inside:
             fallbacks.append(Fallback(controller.controller_id, _why(controller, spaces, management_space)))
-        agents.append(_servers(controller, inside or usable, Want.CLOUD_LOCAL, port))
-        clients.append(_servers(controller, usable, Want.PUBLIC, port))
+        agents.append(_servers(controller, inside or usable, Want.CLOUD_LOCAL))
+        clients.append(_servers(controller, usable, Want.PUBLIC))
     if not agents or not clients:
         who = f"none of the controllers {', '.join(skipped)}" if skipped else "no controller"
         return Incomplete(f"{who} has an address that another machine can dial; the last list stays published")
@@ -128,8 +127,9 @@ def _usable(controller: Controller) -> list[str]:
     return []
 
 
-def _servers(controller: Controller, addresses: Iterable[str], want: Want, port: int) -> Servers:
-    return Servers(controller.controller_id, tuple(HostPort(a, port) for a in scopes.prioritised(addresses, want)))
+def _servers(controller: Controller, addresses: Iterable[str], want: Want) -> Servers:
+    ordered = scopes.prioritised(addresses, want)
+    return Servers(controller.controller_id, tuple(HostPort(address, controller.port) for address in ordered))
 
 
 def _why(controller: Controller, spaces: Spaces, space: str) -> str:

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from controller.api.agent import agentconf
 from controller.api.agent.agentconf import AgentConf, BadAgentConf, NewerFormat, WouldStrand
-from controller.api.epoch import Epoch
+from controller.api.messages import Epoch
 from controller.api.scopes import HostPort
 
 A, A2, B, C = (HostPort(h, 17070) for h in ("10.0.0.1", "fd00::1", "10.0.0.2", "10.0.0.3"))

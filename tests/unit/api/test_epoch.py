@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from controller.api import epoch
-from controller.api.epoch import Epoch, Verdict
+from controller.api.epoch import Verdict
+from controller.api.messages import Epoch
 
 ONE, TWO, OTHER_TWO = Epoch(1, "a"), Epoch(2, "b"), Epoch(2, "c")
 
@@ -27,5 +28,5 @@ def test_who_has_seen_a_newer_epoch_does_not_go_back(known: Epoch | None, offere
 
 
 def test_an_epoch_survives_as_text():
-    assert epoch.parse(str(TWO)) == TWO
+    assert epoch.parse(epoch.text_of(TWO)) == TWO
     assert [epoch.parse(text) for text in ("", "2", "2:", ":b", "x:b", "-1:b", "²:b")] == [None] * 7

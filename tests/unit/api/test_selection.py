@@ -19,7 +19,7 @@ C = Controller("2", ("10.0.0.3", "8.8.4.4"))
 
 
 def chosen(*controllers: Controller, space: str = "", spaces: Spaces = SPACES) -> Selection:
-    found = selection.select(controllers, 17070, spaces, space)
+    found = selection.select(controllers, spaces, space)
     assert isinstance(found, Selection), found
     return found
 
@@ -107,7 +107,7 @@ def test_a_controller_that_nobody_can_dial_is_skipped_and_counted():
 
 def test_nothing_that_can_be_dialled_is_not_published():
     for controllers in ((), (Controller("0", ()),), (Controller("0", ("127.0.0.1",)), Controller("1", ("fe80::2",)))):
-        found = selection.select(controllers, 17070, NO_SPACES)
+        found = selection.select(controllers, NO_SPACES)
 
         assert isinstance(found, Incomplete)
         assert "the last list stays published" in found.reason
@@ -124,6 +124,12 @@ def test_controllers_and_addresses_stand_in_the_order_of_numbers():
 
     assert [s.controller_id for s in found.agents] == ["9", "10"]
     assert hosts(found.agents) == {"9": ["10.0.0.20", "10.0.0.100"], "10": ["10.0.0.9", "10.0.0.10"]}
+
+
+def test_each_controller_is_dialled_at_its_own_port():
+    found = chosen(Controller("0", ("10.0.0.1",), port=17071), Controller("1", ("10.0.0.1",)))
+
+    assert [str(server) for part in found.agents for server in part.servers] == ["10.0.0.1:17071", "10.0.0.1:17070"]
 
 
 def test_equal_sets_are_the_same_list_whatever_their_order():
@@ -147,18 +153,18 @@ CONTROLLERS = st.lists(
 
 @given(CONTROLLERS, st.sampled_from(["", "management", "alpha", "unknown"]), st.randoms(use_true_random=False))
 def test_whatever_is_reported_nobody_loses_a_controller_that_can_be_dialled(controllers, space, dice):
-    found = selection.select(controllers, 17070, SPACES, space)
+    found = selection.select(controllers, SPACES, space)
     mixed = [Controller(c.controller_id, tuple(dice.sample(c.addresses, len(c.addresses)))) for c in controllers]
     dice.shuffle(mixed)
 
-    assert selection.select(mixed, 17070, SPACES, space) == found
+    assert selection.select(mixed, SPACES, space) == found
     can = {c.controller_id for c in controllers if any(map(scopes.can_be_dialled, c.addresses))}
     if isinstance(found, Incomplete):
         assert can == set()
         return
     assert hosts(found.agents).keys() == hosts(found.clients).keys() == can
     assert set(found.skipped) == {c.controller_id for c in controllers} - can
-    without = selection.select(controllers, 17070, SPACES)
+    without = selection.select(controllers, SPACES)
     assert isinstance(without, Selection)
     assert found.clients == without.clients
     fallen_back = {f.controller_id for f in found.fallbacks}

@@ -17,7 +17,7 @@ from typing import Any
 import yaml
 
 from controller.api import epoch, scopes
-from controller.api.epoch import Epoch
+from controller.api.messages import Epoch
 from controller.api.scopes import HostPort
 
 FILE_NAME = "agent.conf"
@@ -127,7 +127,7 @@ def with_epoch(conf: AgentConf, newest: Epoch) -> AgentConf:
     """Return the file with the newest epoch seen."""
     if conf.epoch == newest:
         return conf
-    return _changed(conf, {"values": {**conf.values, EPOCH: str(newest)}})
+    return _changed(conf, {"values": {**conf.values, EPOCH: epoch.text_of(newest)}})
 
 
 def with_authorities(conf: AgentConf, cacert: str) -> AgentConf:
