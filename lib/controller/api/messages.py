@@ -105,10 +105,10 @@ Servers = tuple[tuple[HostPort, ...], ...]
 class LoginParams(msgspec.Struct, frozen=True, rename="kebab", omit_defaults=True, kw_only=True):
     """Who wants in. Agents send their nonce; ours send the newest epoch they have heard of."""
 
-    auth_tag: str = ""
-    credentials: str = ""
-    nonce: str = ""
-    client_version: str = ""
+    auth_tag: str | None = None
+    credentials: str | None = None
+    nonce: str | None = None
+    client_version: str | None = None
     epoch: Epoch | None = None
 
 
