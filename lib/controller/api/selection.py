@@ -6,8 +6,9 @@ Two audiences, two selections of the same addresses:
   all of that controller's, which is a fallback and is reported, with its remedy. Best for the same cloud first.
 - *clients*: all of each controller's, whatever the space. Best for anybody first.
 
-Addresses that only their own machine or link can dial are in neither. A controller that has reported nothing yet is
-dialled at the address that its node binds. What would leave either audience without any address is Incomplete, and is
+Addresses that only their own machine or link can dial are in neither (but where all nodes bind loopback addresses, all
+there is is on one machine, and its addresses will do). A controller that has reported nothing yet is dialled at the
+address that its node binds. What would leave either audience without any address is Incomplete, and is
 not published: what was published last stays.
 """
 
@@ -18,7 +19,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from controller.api import scopes
-from controller.api.scopes import HostPort, Want
+from controller.api.scopes import HostPort, Scope, Want
 
 # The space of whatever lies in no subnet that somebody gave a space.
 DEFAULT_SPACE = "alpha"
@@ -28,9 +29,10 @@ Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 @dataclass(frozen=True)
 class Spaces:
-    """Which subnet belongs to which space."""
+    """Which subnet belongs to which space, and the names of all spaces, those without a subnet too."""
 
     of_subnet: Mapping[Network, str]
+    names: frozenset[str] = frozenset()
 
     def of(self, address: str) -> str:
         """Return the space of an address, by the narrowest subnet it lies in; a host name is in the default one."""
@@ -41,7 +43,7 @@ class Spaces:
         return self.of_subnet[max(around, key=lambda network: network.prefixlen)]
 
     def knows(self, space: str) -> bool:
-        return space == DEFAULT_SPACE or space in self.of_subnet.values()
+        return space == DEFAULT_SPACE or space in self.names or space in self.of_subnet.values()
 
 
 @dataclass(frozen=True)
@@ -92,20 +94,23 @@ def select(controllers: Iterable[Controller], spaces: Spaces, management_space: 
 
     The result does not depend on the order in which controllers or addresses come.
     """
+    controllers = sorted(controllers, key=lambda c: _in_order(c.controller_id))
+    on_one_machine = all(scopes.scope_of(c.bind_address) is Scope.LOCAL_MACHINE for c in controllers)
+    near, far = (Want.MACHINE_OR_CLOUD_LOCAL,) * 2 if on_one_machine else (Want.CLOUD_LOCAL, Want.PUBLIC)
     agents: list[Servers] = []
     clients: list[Servers] = []
     fallbacks: list[Fallback] = []
     skipped: list[str] = []
-    for controller in sorted(controllers, key=lambda c: _in_order(c.controller_id)):
-        usable = _usable(controller)
+    for controller in controllers:
+        usable = _usable(controller, on_one_machine)
         if not usable:
             skipped.append(controller.controller_id)
             continue
         inside = [a for a in usable if spaces.of(a) == management_space]
         if management_space and not inside:
             fallbacks.append(Fallback(controller.controller_id, _why(controller, spaces, management_space)))
-        agents.append(_servers(controller, inside or usable, Want.CLOUD_LOCAL))
-        clients.append(_servers(controller, usable, Want.PUBLIC))
+        agents.append(_servers(controller, inside or usable, near))
+        clients.append(_servers(controller, usable, far))
     if not agents or not clients:
         who = f"none of the controllers {', '.join(skipped)}" if skipped else "no controller"
         return Incomplete(f"{who} has an address that another machine can dial; the last list stays published")
@@ -119,9 +124,12 @@ def same(one: Sequence[Servers], other: Sequence[Servers]) -> bool:
     }
 
 
-def _usable(controller: Controller) -> list[str]:
+def _usable(controller: Controller, on_one_machine: bool) -> list[str]:
+    def is_usable(address: str) -> bool:
+        return scopes.can_be_dialled(address) or (on_one_machine and scopes.scope_of(address) is Scope.LOCAL_MACHINE)
+
     for source in (controller.addresses, (controller.bind_address,)):
-        usable = {_normal(a) for a in source if scopes.can_be_dialled(a)}
+        usable = {_normal(address) for address in source if is_usable(address)}
         if usable:
             return sorted(usable, key=_numerically)
     return []

@@ -98,6 +98,12 @@ def test_a_controller_that_has_reported_nothing_yet_is_dialled_where_its_node_li
     assert hosts(found.agents)["1"] == hosts(found.clients)["1"] == ["10.0.0.2"]
 
 
+def test_where_all_nodes_are_on_one_machine_its_addresses_will_do():
+    found = chosen(Controller("0", ("127.0.0.10",), "127.0.0.10"), Controller("1", (), "127.0.0.11"))
+
+    assert hosts(found.agents) == hosts(found.clients) == {"0": ["127.0.0.10"], "1": ["127.0.0.11"]}
+
+
 def test_a_controller_that_nobody_can_dial_is_skipped_and_counted():
     found = chosen(A, Controller("1", ("127.0.0.1",), "127.0.0.1"), Controller("3", ()))
 
