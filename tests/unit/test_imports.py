@@ -109,8 +109,9 @@ def test_one_module_declares_c():
 
 
 # What runs on machines that are no controllers: agents and clients. They have neither libdqlite nor an engine.
-AFAR = ["controller.api.messages", "controller.api.connection", "controller.api.client"]
-    *(f"controller.api.{part}" for part in ("messages", "epoch", "order", "dial", "client", "agent")),
+AFAR = [
+    "controller.columns",
+    *(f"controller.api.{part}" for part in ("messages", "epoch", "order", "dial", "connection", "client", "agent")),
 ]
 
 
