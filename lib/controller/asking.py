@@ -28,6 +28,7 @@ FormatOption = Annotated[Format, typer.Option("--format", help="How to print it.
 
 class _Refusal(msgspec.Struct, frozen=True):
     reason: str
+    error: str = ""
 
 
 def ask(state_dir: Path, method: str, target: str, body: bytes = b"", timeout_seconds: float = 5.0) -> bytes:
@@ -38,8 +39,25 @@ def ask(state_dir: Path, method: str, target: str, body: bytes = b"", timeout_se
     except (confsocket.NoSocket, confsocket.SocketTimeout) as error:
         unreachable(path, error)
     if code != 200:
-        fail(statusview.REFUSED, f"controllerd answered {code}: {reason_of(answer)}")
+        refused(code, answer)
     return answer
+
+
+def refused(code: int, answer: bytes) -> NoReturn:
+    """End the program because controllerd answered with this refusal."""
+    try:
+        kind = msgspec.json.decode(answer, type=_Refusal).error
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        kind = ""
+    match kind:
+        case "NotReady" | "NotLeader":
+            fail(statusview.NO_QUORUM, f"not done: {reason_of(answer)}")
+        case "Indefinite":
+            fail(statusview.REFUSED, f"it may have been done, look before doing it again: {reason_of(answer)}")
+        case "Refused":
+            fail(statusview.REFUSED, reason_of(answer))
+        case _:
+            fail(statusview.REFUSED, f"controllerd answered {code}: {reason_of(answer)}")
 
 
 def reason_of(answer: bytes) -> str:

@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 
 import controller
-from controller.commands import backup, recover, sql, status
+from controller.commands import backup, engine, models, recover, sql, status
 
 STATE_DIR = Path("/var/lib/ha-controller")
 
@@ -50,6 +50,10 @@ def options(
 
 
 app.command()(status.status)
+app.command()(engine.engine)
+app.command()(models.models)
+app.command()(models.add_model)
+app.command()(models.destroy_model)
 app.command()(sql.sql)
 app.command()(backup.backup)
 app.command()(backup.restore)

@@ -8,32 +8,23 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
-from concurrent.futures import CancelledError
-from concurrent.futures import TimeoutError as FutureTimeout
+from collections.abc import AsyncIterator, Coroutine, Iterator
 from typing import Any
 
 import msgspec
 
+from controller import answering
 from dbaccessor import confsocket, errors, statements
 from dbaccessor.confsocket import Response
 from dbaccessor.database import Transaction
 from dbaccessor.dqlite.connection import Result
 from dbaccessor.worker import Worker
 
-_GONE_SECONDS = 0.1
 _LONGEST_SECONDS = 3600.0
 _DATABASES_SECONDS = 10.0
 # Of one part of a backup: the leader may have to be found, and it prepares a whole database at once.
 _PART_SECONDS = 120.0
 _MOST_ROWS = 100_000
-
-_STATUS: dict[type[errors.DbAccessorError], int] = {
-    errors.Refused: 400,
-    errors.Indefinite: 409,
-    errors.NotReady: 503,
-    errors.NotLeader: 503,
-}
 
 
 class Question(msgspec.Struct, frozen=True, rename="kebab", kw_only=True):
@@ -64,19 +55,19 @@ class DatabaseRoutes:
 
     def routes(self) -> dict[tuple[str, str], confsocket.Handler]:
         return {
-            ("GET", "/databases"): _answering(self._databases),
-            ("POST", "/sql"): _answering(self._read),
-            ("POST", "/sql/write"): _answering(self._write),
-            ("POST", "/backup"): _answering(self._backup),
+            ("GET", "/databases"): answering.answering(self._databases),
+            ("POST", "/sql"): answering.answering(self._read),
+            ("POST", "/sql/write"): answering.answering(self._write),
+            ("POST", "/backup"): answering.answering(self._backup),
         }
 
     def _databases(self, _: bytes) -> Response:
-        return _json({"databases": list(self._wait(self._worker.databases(), _DATABASES_SECONDS))})
+        return answering.as_json({"databases": list(self._wait(self._worker.databases(), _DATABASES_SECONDS))})
 
     def _read(self, body: bytes) -> Response:
         question = msgspec.json.decode(body, type=Question)
         seconds = min(max(question.deadline_seconds, 0.1), _LONGEST_SECONDS)
-        return _json(self._wait(self._run_read(question, seconds), seconds + _PART_SECONDS))
+        return answering.as_json(self._wait(self._run_read(question, seconds), seconds + _PART_SECONDS))
 
     async def _run_read(self, question: Question, seconds: float) -> dict[str, Any]:
         await self._require(question)
@@ -92,7 +83,7 @@ class DatabaseRoutes:
     def _write(self, body: bytes) -> Response:
         question = msgspec.json.decode(body, type=Question)
         seconds = min(max(question.deadline_seconds, 0.1), _LONGEST_SECONDS)
-        return _json(self._wait(self._run_write(question, seconds), seconds + _PART_SECONDS))
+        return answering.as_json(self._wait(self._run_write(question, seconds), seconds + _PART_SECONDS))
 
     async def _run_write(self, question: Question, seconds: float) -> dict[str, Any]:
         await self._require(question)
@@ -146,23 +137,7 @@ class DatabaseRoutes:
             asyncio.run_coroutine_threadsafe(close(), self._loop)
 
     def _wait(self, work: Coroutine[Any, Any, Any], limit_seconds: float, *, watch: bool = True) -> Any:
-        """Return what `work` returns; cancel it at the limit, or once whoever asked has gone."""
-        future = asyncio.run_coroutine_threadsafe(work, self._loop)
-        left = limit_seconds
-        try:
-            while True:
-                try:
-                    return future.result(timeout=min(left, _GONE_SECONDS) if watch else left)
-                except FutureTimeout:
-                    left -= _GONE_SECONDS if watch else left
-                    if future.done():
-                        raise
-                    if left <= 0:
-                        raise errors.NotReady(f"not done within {limit_seconds:g} s") from None
-                    if confsocket.client_gone():
-                        raise errors.NotReady("whoever asked has gone") from None
-        finally:
-            future.cancel()
+        return answering.wait(work, self._loop, limit_seconds, watch=watch)
 
 
 class _OnlyTried(Exception):
@@ -186,26 +161,6 @@ def bounded(sql: str, rows: int, params: tuple[Any, ...]) -> tuple[str, tuple[An
     return inside, (*params, rows)
 
 
-def _answering(handler: Callable[[bytes], Response]) -> confsocket.Handler:
-    """Turn what the database says no with into an answer that says so."""
-
-    def answer(body: bytes) -> Response:
-        try:
-            return handler(body)
-        except errors.DbAccessorError as error:
-            return _refusal(_STATUS.get(type(error), 503), type(error).__name__, str(error))
-        except (TimeoutError, CancelledError):
-            return _refusal(503, "NotReady", "it took too long")
-        except msgspec.DecodeError as error:
-            return _refusal(400, "Refused", f"the request is not understood: {error}")
-
-    return answer
-
-
-def _refusal(status: int, kind: str, reason: str) -> Response:
-    return status, "application/json", msgspec.json.encode({"error": kind, "reason": reason}) + b"\n"
-
-
 def _chained(first: bytes, rest: Iterator[bytes]) -> Iterator[bytes]:
     try:
         yield first
@@ -221,7 +176,3 @@ def _value(value: object) -> object:
     if isinstance(value, float) and value in (float("inf"), float("-inf")):
         return {"real": str(value)}
     return value
-
-
-def _json(document: Any) -> Response:
-    return 200, "application/json", msgspec.json.encode(document) + b"\n"

@@ -142,7 +142,7 @@ def _title(status: Status, now: datetime.datetime) -> Text:
     serving = status.state == "serving"
     text = Text(f"controller {status.controller_id} is ")
     text.append(status.state, style="bold green" if serving else "bold yellow")
-    text.append(f" for {_age(status.since, now)}")
+    text.append(f" for {age(status.since, now)}")
     text.append(
         f"  (ha-controller {status.version}, Dqlite {status.dqlite_version}, {_generation(status.conf)})",
         style="dim",
@@ -222,13 +222,13 @@ def _row(cells: Iterable[str], widths: Sequence[int], style: str) -> Text:
 def _wait(wait: Wait, now: datetime.datetime) -> Iterator[Text]:
     text = Text("waiting for ")
     text.append(wait.for_, style="bold yellow")
-    text.append(f" for {_age(wait.since, now)}: {wait.reason}")
+    text.append(f" for {age(wait.since, now)}: {wait.reason}")
     yield text
     if wait.remedy:
         yield Text(f"  remedy: {wait.remedy}")
 
 
-def _age(since: str, now: datetime.datetime) -> str:
+def age(since: str, now: datetime.datetime) -> str:
     """Return how long ago `since` was, in the largest unit that fits; the text itself if it is no time."""
     try:
         then = datetime.datetime.fromisoformat(since)

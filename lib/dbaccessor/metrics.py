@@ -93,9 +93,10 @@ class Metrics:
         """Return the part of the report that has a section for each database."""
         return {name: namespace.report() for name, namespace in sorted(self._namespaces.items())}
 
-    def text(self, status: Mapping[str, Any]) -> bytes:
-        """Return the page that Prometheus reads: what was counted, and the state that `status` describes."""
-        return generate_latest(_Page(lambda: (*_without_birthdays(self._registry.collect()), *state_of(status))))
+    def text(self, status: Mapping[str, Any], more: Iterable[Metric] = ()) -> bytes:
+        """Return the page that Prometheus reads: what was counted, the state that `status` describes, and `more`."""
+        counted = _without_birthdays(self._registry.collect())
+        return generate_latest(_Page(lambda: (*counted, *state_of(status), *more)))
 
     def _counter(self, name: str, what: str, *labels: str) -> Counter:
         return Counter(name, what, labels, registry=self._registry)

@@ -49,16 +49,27 @@ class Namespaces:
         if name != CONTROLLER and await self._incarnation(name, deadline_seconds) is None:
             raise errors.Refused(f"there is no database {name!r}: create it first")
 
-    async def create(self, name: str, patches: Sequence[Patch], *, deadline_seconds: float = 30) -> tuple[Patch, ...]:
+    async def create(
+        self,
+        name: str,
+        patches: Sequence[Patch],
+        *,
+        provided: Callable[[Transaction], Awaitable[None]] | None = None,
+        deadline_seconds: float = 30,
+    ) -> tuple[Patch, ...]:
         """Make the database exist and bring its schema up to date; idempotent, and to be called at every start.
 
-        Returns the patches that wait until all controllers report a newer version: call again later.
+        `provided` is asked in the transaction (of the controller database) that makes the row, and raises where there
+        must be no such database any more. Returns the patches that wait until all controllers report a newer version:
+        call again later.
         """
         check_name(name)
         deadline = asyncio.get_running_loop().time() + deadline_seconds
         fresh = secrets.token_hex(8)
 
         async def insert(tx: Transaction) -> tuple[str, int]:
+            if provided is not None:
+                await provided(tx)
             await tx.execute(
                 "INSERT INTO namespace_list (namespace, incarnation) VALUES (?, ?) ON CONFLICT (namespace) DO NOTHING",
                 (name, fresh),

@@ -27,7 +27,7 @@ from dbaccessor.disk import Disk
 from dbaccessor.dqlite import cluster, nodedir
 from dbaccessor.dqlite.connection import Connection, Role
 from dbaccessor.executor import Executor
-from dbaccessor.identity import Identity, Store
+from dbaccessor.identity import Epoch, Identity, Store
 from dbaccessor.leader import MemberConnector
 from dbaccessor.membership import Leading, Membership
 from dbaccessor.metrics import Metrics
@@ -113,6 +113,11 @@ class Worker:
         """Return a handle of its own, with its own queues; the caller closes it. `gate`: see Pool."""
         return Database(self._connector, name, self._confirmer, gate).measure(self.metrics.namespace(name))
 
+    @property
+    def epoch(self) -> Epoch | None:
+        """The epoch of the cluster that this node belongs to; None while it belongs to none."""
+        return None if self._identity is None else self._identity.epoch
+
     async def databases(self) -> tuple[str, ...]:
         """Return the names of the cluster's databases, the controller's own first. Raises DbAccessorError."""
         return await backup.names(self.database(registry.DATABASE))
@@ -139,6 +144,22 @@ class Worker:
             self._wake.set()
 
         self._loop.call_soon_threadsafe(look)
+
+    @property
+    def state(self) -> str:
+        """The state that the status document names: "serving" once the databases can be used."""
+        return self._accounts.state
+
+    @property
+    def identity(self) -> Identity | None:
+        """Who this node is in its cluster; None while it belongs to none."""
+        return self._identity
+
+    def forget_database(self, name: str) -> None:
+        """Close the handle to the database `name`, for one that was deleted; asked again, there is a fresh one."""
+        database = self._databases.pop(name, None)
+        if database is not None:
+            database.close()
 
     @property
     def stuck(self) -> bool:

@@ -59,8 +59,22 @@ class SqliteConnection:
         return (Member(7, NAME, Role.VOTER),)
 
     async def query(self, sql: str, params: tuple = (), *, deadline_seconds: float | None = None) -> Rows:
-        cursor = self.node.sqlite.execute(sql, params)
+        try:
+            cursor = self.node.sqlite.execute(sql, params)
+        except sqlite3.OperationalError as error:
+            raise errors.Refused(str(error), code=1) from error
         return Rows(tuple(c[0] for c in cursor.description), tuple(cursor.fetchall()))
+
+    async def query_and_members(
+        self, sql: str, params: tuple = (), *, deadline_seconds: float | None = None
+    ) -> tuple[Rows, tuple[Member, ...]]:
+        return await self.query(sql, params), await self.cluster()
+
+    async def execute(self, sql: str, params: tuple = (), *, deadline_seconds: float | None = None) -> Result:
+        try:
+            return Result(0, self.node.sqlite.execute(sql, params).rowcount)
+        except sqlite3.OperationalError as error:
+            raise errors.NotReady(str(error), code=5) from error
 
     async def group(
         self, write: str, ask: str, argument: str, *, deadline_seconds: float | None = None
@@ -75,7 +89,7 @@ class SqliteConnection:
         trouble = next(node.troubles, None)
         if trouble is not None and trouble[0] == "before":
             raise trouble[1]
-        sqlite.execute("BEGIN IMMEDIATE")
+        await self.execute("BEGIN IMMEDIATE")
         try:
             affected = sqlite.execute(write, (argument,)).rowcount
         except sqlite3.IntegrityError as error:

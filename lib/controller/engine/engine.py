@@ -21,6 +21,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import math
 import random
 import time
 from collections.abc import Callable
@@ -87,13 +88,20 @@ class Engine:
         delays: Delays | None = None,
         is_fatal: Callable[[BaseException], bool] = lambda _: False,
         worst: Callable[[Exception, Exception], Exception] = lambda first, _: first,
+        on_start: Callable[[str], None] = lambda _: None,
+        abandon_seconds: Callable[[str], float] = lambda _: math.inf,
         dice: random.Random | None = None,
     ) -> None:
+        """`on_start` hears the name of each worker that starts. `abandon_seconds` says by name how long the end of
+        the engine waits for a worker that was told to stop, before it goes on to those that this one needs."""
         check(manifolds)
         self._nodes = {name: _Node(manifold) for name, manifold in manifolds.items()}
         self._delays = delays or Delays()
         self._is_fatal = is_fatal
         self._worst = worst
+        self._on_start = on_start
+        self._abandon_seconds = abandon_seconds
+        self.abandoned: tuple[str, ...] = ()
         self._dice = dice or random.Random()
         self._fatal: Exception | None = None
         self._ending = asyncio.Event()
@@ -128,6 +136,11 @@ class Engine:
             "manifolds": {name: self._report_of(node) for name, node in sorted(self._nodes.items())},
             **({"error": str(self._fatal)} if self._fatal is not None else {}),
         }
+
+    @property
+    def failure(self) -> Exception | None:
+        """The worst fatal error so far. `run` raises it, unless it was cancelled before."""
+        return self._fatal
 
     # Starting and stopping one
 
@@ -168,6 +181,7 @@ class Engine:
             node.worker, node.starts = worker, node.starts + 1
             self._say(node, "started", "")
             log.debug("%s started", name)
+            self._on_start(name)
             self._bounce_dependants(name)
             await worker.run()
         except Exception as error:  # noqa: BLE001 - Whatever a worker raises is what the table above is for.
@@ -225,7 +239,7 @@ class Engine:
 
     async def _stop_all(self) -> None:
         """Stop everybody, those first whom nobody running needs."""
-        while tasks := {name: node.task for name, node in self._nodes.items() if node.task is not None}:
+        while tasks := {n: node.task for n, node in self._nodes.items() if node.task and n not in self.abandoned}:
             needed = {i for name in tasks for i in self._nodes[name].manifold.inputs}
             leaves = {name: task for name, task in tasks.items() if name not in needed}
             for task in leaves.values():
@@ -233,18 +247,29 @@ class Engine:
             await self._wait_for(leaves)
 
     async def _wait_for(self, tasks: dict[str, asyncio.Task[None]]) -> None:
-        while waiting := {name: task for name, task in tasks.items() if not task.done()}:
-            _, late = await asyncio.wait(waiting.values(), timeout=_PATIENCE_SECONDS)
-            if late:
-                names = sorted(name for name, task in waiting.items() if task in late)
-                log.warning("told to stop and still running after %g s: %s", _PATIENCE_SECONDS, ", ".join(names))
+        loop = asyncio.get_running_loop()
+        began = loop.time()
+        limits = {name: began + self._abandon_seconds(name) for name in tasks}
+        while waiting := {n: t for n, t in tasks.items() if not t.done() and n not in self.abandoned}:
+            patience = max(0.0, min(_PATIENCE_SECONDS, min(limits[name] for name in waiting) - loop.time()))
+            _, late = await asyncio.wait(waiting.values(), timeout=patience)
+            names = sorted(name for name, task in waiting.items() if task in late)
+            for name in names:
+                if loop.time() >= limits[name]:
+                    log.error("%s was told to stop and is left behind after %g s", name, loop.time() - began)
+                    self.abandoned += (name,)
+                elif patience == _PATIENCE_SECONDS:
+                    log.warning("told to stop and still running after %g s: %s", loop.time() - began, name)
 
     def output(self, name: str) -> object:
-        """Return what this worker offers now. Raises Missing while it does not run."""
+        """Return what this worker offers now. Raises Missing while it does not run, or has nothing to offer yet."""
         node = self._nodes.get(name)
         if node is None or node.worker is None or node.stopping:
             raise Missing(name)
-        return node.manifold.output(node.worker)
+        try:
+            return node.manifold.output(node.worker)
+        except Missing as error:
+            raise Missing(f"{name}: {error}") from error
 
     @staticmethod
     def _say(node: _Node, state: str, why: str) -> None:

@@ -24,9 +24,10 @@ from dbaccessor.transaction import Transaction
 _FILE: Final = re.compile(r"(\d{4})-[\w-]+\.sql")
 _NEEDS: Final = re.compile(r"--\s*needs version (\d+)\s*\n")
 
+_LEDGER: Final = re.compile(r"[a-z]+")
 _TABLES: Final = (
-    "CREATE TABLE IF NOT EXISTS schema_patch (number INTEGER NOT NULL PRIMARY KEY, name TEXT NOT NULL)",
-    "CREATE TABLE IF NOT EXISTS schema_needs (number INTEGER NOT NULL PRIMARY KEY, version INTEGER NOT NULL)",
+    "CREATE TABLE IF NOT EXISTS {}_patch (number INTEGER NOT NULL PRIMARY KEY, name TEXT NOT NULL)",
+    "CREATE TABLE IF NOT EXISTS {}_needs (number INTEGER NOT NULL PRIMARY KEY, version INTEGER NOT NULL)",
 )
 
 
@@ -66,33 +67,42 @@ def controller_patches() -> tuple[Patch, ...]:
 
 
 async def apply(
-    tx: Transaction, patches: Sequence[Patch], *, own_version: int, lowest_version: int
+    tx: Transaction,
+    patches: Sequence[Patch],
+    *,
+    own_version: int,
+    lowest_version: int,
+    ledger: str = "schema",
 ) -> tuple[Patch, ...]:
     """Run what is missing; return the patches that wait for controllers of an older version.
 
-    Raises Refused when the database needs code of a newer version than `own_version`.
+    What was run stands in the tables `<ledger>_patch` and `<ledger>_needs`. Two programs that share a database number
+    their patches apart, each in a ledger of its own. Raises Refused when the database needs code of a newer version
+    than `own_version`, ValueError for a ledger that is not one lower-case word.
     """
+    if not _LEDGER.fullmatch(ledger):
+        raise ValueError(f"{ledger!r} is no name for a ledger: one word of a-z")
     for table in _TABLES:
-        await tx.execute(table)
-    (highest,) = (await tx.query("SELECT coalesce(max(version), 0) FROM schema_needs")).rows[0]
+        await tx.execute(table.format(ledger))
+    (highest,) = (await tx.query(f"SELECT coalesce(max(version), 0) FROM {ledger}_needs")).rows[0]
     needed = int(str(highest))
     if needed > own_version:
         raise errors.Refused(f"the database needs version {needed}, and this is {own_version}: refresh this controller")
-    done = {row[0] for row in (await tx.query("SELECT number FROM schema_patch")).rows}
+    done = {row[0] for row in (await tx.query(f"SELECT number FROM {ledger}_patch")).rows}
     missing = [patch for patch in patches if patch.number not in done]
     for position, patch in enumerate(missing):
         if patch.needs > lowest_version:
             return tuple(missing[position:])
-        await _run(tx, patch)
+        await _run(tx, patch, ledger)
     return ()
 
 
-async def _run(tx: Transaction, patch: Patch) -> None:
+async def _run(tx: Transaction, patch: Patch, ledger: str) -> None:
     for statement in patch.statements:
         await tx.execute(statement)
-    await tx.execute("INSERT INTO schema_patch (number, name) VALUES (?, ?)", (patch.number, patch.name))
+    await tx.execute(f"INSERT INTO {ledger}_patch (number, name) VALUES (?, ?)", (patch.number, patch.name))
     if patch.needs:
-        await tx.execute("INSERT INTO schema_needs (number, version) VALUES (?, ?)", (patch.number, patch.needs))
+        await tx.execute(f"INSERT INTO {ledger}_needs (number, version) VALUES (?, ?)", (patch.number, patch.needs))
 
 
 async def empty(tx: Transaction) -> None:

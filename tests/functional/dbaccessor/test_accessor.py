@@ -11,6 +11,7 @@ import pytest
 from dbaccessor import errors, schema
 from dbaccessor.accessor import DbAccessor
 from dbaccessor.database import Transaction
+from dbaccessor.namespaces import Namespaces
 from dbaccessor.schema import Patch
 from loopback import Cluster
 
@@ -218,3 +219,55 @@ def test_patches_come_from_files_in_order(tmp_path: Path):
     (tmp_path / "0004-d.sql").write_text("")
     with pytest.raises(ValueError, match="numbered"):
         schema.load(tmp_path)
+
+
+def test_two_programs_number_their_patches_apart_in_one_database(cluster: Cluster):
+    mine = Patch(1, "0001-mine.sql", ("CREATE TABLE mine (a INTEGER)",))
+    later = Patch(2, "0002-later.sql", ("DROP TABLE mine",), needs=2)
+
+    async def play(accessor: DbAccessor) -> None:
+        controller = accessor.database("controller")
+        before = (await controller.read("SELECT number, name FROM schema_patch")).rows
+
+        async def apply(version: int) -> tuple[Patch, ...]:
+            return await controller.run(
+                lambda tx: schema.apply(
+                    tx, [mine, later], own_version=version, lowest_version=version, ledger="application"
+                )
+            )
+
+        assert await apply(1) == (later,)
+        assert await apply(1) == (later,)
+        assert (await controller.read("SELECT number, name FROM application_patch")).rows == ((1, "0001-mine.sql"),)
+        assert await apply(2) == ()
+        with pytest.raises(errors.Refused, match="needs version 2, and this is 1"):
+            await apply(1)
+        assert (await controller.read("SELECT number, name FROM schema_patch")).rows == before
+        for wrong in ("", "x y", "x;DROP TABLE mine"):
+            with pytest.raises(ValueError, match="no name for a ledger"):
+                await controller.run(
+                    lambda tx, wrong=wrong: schema.apply(tx, [], own_version=1, lowest_version=1, ledger=wrong)
+                )
+
+    on_one(cluster, play)
+
+
+def test_a_database_is_made_only_while_what_it_is_for_is_there(cluster: Cluster):
+    async def play(accessor: DbAccessor) -> None:
+        namespaces = Namespaces(accessor.database)
+
+        async def provided(tx: Transaction) -> None:
+            if not (await tx.query("SELECT 1 FROM controller_config WHERE \"key\" = 'wanted'")).rows:
+                raise errors.Refused("nobody wants it")
+
+        async def want(tx: Transaction) -> None:
+            await tx.execute("INSERT INTO controller_config (\"key\", value) VALUES ('wanted', 'yes')")
+
+        with pytest.raises(errors.Refused, match="nobody wants it"):
+            await namespaces.create("m", [FIRST], provided=provided)
+        assert await accessor.databases() == ("controller",)
+        await accessor.database("controller").run(want)
+        await namespaces.create("m", [FIRST], provided=provided)
+        assert await accessor.databases() == ("controller", "m")
+
+    on_one(cluster, play)

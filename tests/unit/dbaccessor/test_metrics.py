@@ -272,7 +272,8 @@ def test_every_series_has_its_line_in_the_reference_and_the_reference_names_no_o
     found = {re.sub(r"_(bucket|count|sum)$", "", key[0]) for key in page(counted, status(member("1")))}
     documented = set(re.findall(r"^\| `((?:juju|ha_controller)\w+)`", PAGE.read_text(), re.MULTILINE))
 
-    assert found == documented
+    # What is counted above this package has its own test.
+    assert found == {name for name in documented if not name.startswith("ha_controller_engine_")}
 
 
 def test_measuring_a_request_costs_little_beside_the_fastest_one():

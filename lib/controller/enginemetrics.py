@@ -1,0 +1,41 @@
+"""What can be counted of the engines, for Prometheus: docs/reference/metrics.md lists the names."""
+
+from __future__ import annotations
+
+import collections
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, Metric
+
+
+class EngineMetrics:
+    """Counts the starts of workers. One for the whole process; the engines of all models are counted as one."""
+
+    def __init__(self) -> None:
+        self._starts: collections.Counter[tuple[str, str]] = collections.Counter()
+
+    def counting(self, engine: str) -> Callable[[str], None]:
+        """Return what the engine of this name is to call whenever one of its workers starts."""
+
+        def started(worker: str) -> None:
+            self._starts[engine, worker] += 1
+
+        return started
+
+    def collect(self, report: Mapping[str, Any]) -> Iterator[Metric]:
+        """Yield the metrics. `report` is the controller's engine's."""
+        starts = CounterMetricFamily(
+            "ha_controller_engine_worker_starts", "Times that a worker was started.", labels=["engine", "worker"]
+        )
+        for (engine, worker), count in sorted(self._starts.items()):
+            starts.add_metric([engine, worker], count)
+        yield starts
+        running = GaugeMetricFamily(
+            "ha_controller_engine_worker_running",
+            "1 for each worker of the controller that runs.",
+            labels=["worker"],
+        )
+        for worker, told in report["manifolds"].items():
+            running.add_metric([worker], float(told["state"] == "started"))
+        yield running
