@@ -1,0 +1,270 @@
+"""Flow 2, hop 6: the machines of one model -> one instance each, by whoever is responsible for the model now.
+
+What it does outside the database can be repeated by the next holder, and what a former holder still does can do no
+harm, however long it slept in between:
+
+- *start*: `starting` is written first, through the responsibility. Whoever finds it there asks the provider again,
+  which has at most one instance of a uuid: one whose row was never written is adopted, not started twice.
+- *stop of a machine*: `stopping` leads nowhere but to `stopped`, so it is right at any later time as well.
+- *stop of an instance that no row knows*: the instances are listed first and the rows are read afterwards, so one that
+  is just being made has its row by then. A uuid is random and never comes back, so what was once unknown stays so.
+
+Nothing is written but through the fenced database, and the responsibility is checked before each word to the provider.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Coroutine
+from dataclasses import dataclass
+from typing import Any, Protocol, TypeVar
+
+from controller.workers import machinerows, machines
+from controller.workers.machines import Machine, State, Want
+from controller.workers.provider import Instance, Provider, ProviderError, Spec, TryAgain
+from dbaccessor import errors
+from dbaccessor.transaction import Transaction
+
+log = logging.getLogger(__name__)
+
+_T = TypeVar("_T")
+
+NO_PROVIDER = "no provider: set one with hactl controller-config local-provider=URL"
+
+
+class FencedDatabase(Protocol):
+    """A database that only the present holder can use."""
+
+    async def run(
+        self, fn: Callable[[Transaction], Awaitable[_T]], *, read_only: bool = False, deadline_seconds: float = 10
+    ) -> _T: ...
+
+
+@dataclass(frozen=True)
+class Pace:
+    """How often it looks by itself, in seconds, and how many calls to the provider are under way at most."""
+
+    poll: float = 2.0
+    sweep: float = 15.0
+    trouble: float = 0.5
+    calls: int = 8
+
+
+class ComputeProvisioner:
+    """One model's. `check` raises once the responsibility is over; `find_provider` returns None when none is set."""
+
+    def __init__(
+        self,
+        database: FencedDatabase,
+        check: Callable[[], None],
+        find_provider: Callable[[], Awaitable[Provider | None]],
+        spec: Callable[[Machine], Spec],
+        pace: Pace | None = None,
+    ) -> None:
+        self._database = database
+        self._check = check
+        self._find_provider = find_provider
+        self._spec = spec
+        self._pace = pace or Pace()
+        self._wake = asyncio.Event()
+        self._busy: dict[str, asyncio.Task[None]] = {}
+        # Of those that wait for their next try: which attempt that was, and when it is due.
+        self._due: dict[str, tuple[int, float]] = {}
+        self._next_sweep = 0.0
+        self._seen_started: frozenset[str] = frozenset()
+        self._end: Exception | None = None
+        self._trouble = ""
+        self._waiting = 0
+        self._unknown_stopped = 0
+
+    def poke(self) -> None:
+        """Something changed: look now."""
+        self._wake.set()
+
+    async def run(self) -> None:
+        """Work until cancelled. Raises what ended the responsibility."""
+        self._next_sweep = asyncio.get_running_loop().time()
+        try:
+            while True:
+                self._wake.clear()
+                try:
+                    seconds = await self._look()
+                    self._trouble = ""
+                except (errors.DbAccessorError, ProviderError) as error:
+                    seconds = self._say_trouble(error)
+                if self._end is not None:
+                    raise self._end
+                await self._rest(seconds)
+        finally:
+            await self._drop_all()
+
+    def report(self) -> dict[str, object]:
+        """Return what it is at, and what keeps it from going on."""
+        return {
+            "calls": len(self._busy),
+            "waiting": self._waiting,
+            "unknown-instances-stopped": self._unknown_stopped,
+            **({"trouble": self._trouble} if self._trouble else {}),
+        }
+
+    async def _look(self) -> float:
+        """Begin whatever is due; return the seconds until there is something to do again."""
+        provider = await self._find_provider()
+        if provider is None:
+            await self._wait_for_provider()
+            return self._pace.poll
+        now = asyncio.get_running_loop().time()
+        unheard = None
+        if now >= self._next_sweep:
+            self._next_sweep = now + self._pace.sweep
+            try:
+                await self._sweep(provider)
+            except ProviderError as error:
+                unheard = error  # Machines are tried all the same: what the provider says belongs into their rows.
+        todo = await self._database.run(machinerows.to_do, read_only=True)
+        self._waiting = len(todo)
+        next_due = self._next_sweep
+        for machine in todo:
+            due = self._due_at(machine)
+            if due > now:
+                next_due = min(next_due, due)
+            elif machine.wants is Want.START:
+                self._begin(machine.uuid, lambda m=machine: self._start(provider, m))  # type: ignore[misc]
+            elif machine.wants is Want.STOP:
+                self._begin(machine.uuid, lambda m=machine: self._stop(provider, m))  # type: ignore[misc]
+        self._due = {m.uuid: self._due[m.uuid] for m in todo if m.uuid in self._due}
+        if unheard is not None:
+            raise unheard
+        return max(0.0, min(self._pace.poll, next_due - now))
+
+    def _due_at(self, machine: Machine) -> float:
+        """When it is tried again: so many seconds after this holder first saw that attempt. No clock is compared."""
+        if machine.retry_seconds is None:
+            return 0.0
+        now = asyncio.get_running_loop().time()
+        attempt, due = self._due.get(machine.uuid, (-1, 0.0))
+        if attempt != machine.attempts:
+            attempt, due = machine.attempts, now + machine.retry_seconds
+            self._due[machine.uuid] = attempt, due
+        return due
+
+    # One machine at a time, several side by side
+
+    def _begin(self, uuid: str, step: Callable[[], Coroutine[Any, Any, None]]) -> bool:
+        """Carry the step out; return False, for a later look, when this uuid or too many others have one under way."""
+        if uuid in self._busy or len(self._busy) >= self._pace.calls:
+            return False
+        self._busy[uuid] = asyncio.get_running_loop().create_task(self._carry_out(uuid, step))
+        return True
+
+    async def _carry_out(self, uuid: str, step: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        try:
+            await step()
+        except (errors.DbAccessorError, ProviderError) as error:
+            # What was written says where to go on.
+            self._say_trouble(error)
+        except Exception as error:  # noqa: BLE001 - The responsibility is over, or it is a bug: run() ends with it.
+            self._end = self._end or error
+        finally:
+            self._busy.pop(uuid, None)
+            self._wake.set()
+
+    async def _start(self, provider: Provider, machine: Machine) -> None:
+        intended = machines.intend(machine)
+        if not await self._write(machine, intended):
+            return
+        self._check()
+        try:
+            instance = await provider.start(machine.uuid, self._spec(machine))
+        except ProviderError as error:
+            after = machines.failed(intended, str(error), again=isinstance(error, TryAgain))
+            log.warning("machine %d did not start: %s", machine.number, error)
+        else:
+            after = machines.started(intended, instance.id, instance.address)
+            log.info("machine %d is %s at %s", machine.number, instance.id, instance.address)
+        await self._write(intended, after)
+
+    async def _stop(self, provider: Provider, machine: Machine) -> None:
+        self._check()
+        try:
+            await provider.stop(machine.uuid)
+        except ProviderError as error:
+            await self._write(machine, machines.failed(machine, str(error), again=True))
+            log.warning("machine %d is not stopped: %s", machine.number, error)
+            return
+        await self._write(machine, machines.stopped(machine))
+        log.info("machine %d is stopped", machine.number)
+
+    async def _stop_unknown(self, provider: Provider, instance: Instance) -> None:
+        async def is_unknown(tx: Transaction) -> bool:
+            machine = await machinerows.of_uuid(tx, instance.uuid)
+            return machine is None or machine.state is State.STOPPED
+
+        if not await self._database.run(is_unknown, read_only=True):
+            return
+        self._check()
+        log.warning("instance %s (%s) belongs to no machine: stopping it", instance.id, instance.uuid)
+        await provider.stop(instance.uuid)
+        self._unknown_stopped += 1
+
+    async def _write(self, before: Machine, after: Machine) -> bool:
+        return await self._database.run(lambda tx: machinerows.replace(tx, before, after))
+
+    # All of them
+
+    async def _sweep(self, provider: Provider) -> None:
+        """Stop what no row knows, and note what has a row and is not there."""
+        # In this order: see the module's first words.
+        listed = {instance.uuid: instance for instance in await provider.list()}
+        rows = await self._database.run(machinerows.provided, read_only=True)
+        for uuid in listed.keys() - rows.keys():
+            if not self._begin(uuid, lambda i=listed[uuid]: self._stop_unknown(provider, i)):  # type: ignore[misc]
+                self._next_sweep = 0.0
+        started = {uuid: machine for uuid, machine in rows.items() if machine.state is State.STARTED}
+        for uuid, machine in started.items():
+            # Only what was started before the list was asked for can be missing from it.
+            missing = uuid not in listed and uuid in self._seen_started
+            reason = f"its provider does not know {machine.instance} any more" if missing else ""
+            if machine.reason != reason and (missing or uuid in listed):
+                await self._write(machine, machines.noted(machine, reason))
+        self._seen_started = frozenset(started)
+
+    async def _wait_for_provider(self) -> None:
+        """Say in each row what it waits for."""
+        todo = await self._database.run(machinerows.to_do, read_only=True)
+        self._waiting = len(todo)
+        unaware = [machine for machine in todo if machine.reason != NO_PROVIDER]
+
+        async def say(tx: Transaction) -> None:
+            for machine in unaware:
+                await machinerows.replace(tx, machine, machines.waits(machine, NO_PROVIDER))
+
+        if unaware:
+            await self._database.run(say)
+
+    # Waiting and ending
+
+    def _say_trouble(self, error: Exception) -> float:
+        reason = f"{type(error).__name__}: {error}"
+        if reason != self._trouble:
+            self._trouble = reason
+            log.warning("%s", reason)
+        return self._pace.trouble
+
+    async def _rest(self, seconds: float) -> None:
+        if self._trouble:
+            await asyncio.sleep(self._pace.trouble)
+            return
+        try:
+            async with asyncio.timeout(seconds):
+                await self._wake.wait()
+        except TimeoutError:
+            pass
+
+    async def _drop_all(self) -> None:
+        """Nothing goes on for somebody who is not responsible any more. What was asked for may still happen."""
+        tasks = list(self._busy.values())
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
