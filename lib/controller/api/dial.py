@@ -131,6 +131,8 @@ def failure_of(address: HostPort, error: Exception, attempt_seconds: float) -> F
         case OSError() if error.errno is not None and error.errno > 0:
             # The system's words: asyncio's own ("Connect call failed …") do not say why.
             return Failure(address, Kind.NETWORK, os.strerror(error.errno).lower())
+        case ConnectionResetError() | BrokenPipeError():
+            return Failure(address, Kind.NETWORK, tls.explain(error))
         case OSError() if error.strerror:  # A name that cannot be resolved: its numbers are no errno.
             return Failure(address, Kind.NETWORK, error.strerror.lower())
         case _:
