@@ -9,6 +9,7 @@
 | models | Models: what can be done with models | everywhere |
 | lease-manager | Manager | everywhere |
 | is-primary-controller | Singular: the responsibility for what runs once in a controller set | everywhere |
+| api-server | ApiServer: agents and clients come in here | everywhere |
 | model-worker-manager | nothing; an engine for each model, with the table of models/manifolds.py | everywhere |
 """
 
@@ -18,6 +19,10 @@ from collections.abc import Callable
 
 from controller import domainschema, leases, node, sockets
 from controller.answering import Route
+from controller.api import apiserver
+from controller.api import routes as apiroutes
+from controller.api.apiserver import ApiServer
+from controller.api.pages import Sources
 from controller.engine import Getter, Manifold, Manifolds, Worker, offer
 from controller.leases import Key, Manager
 from controller.leases import store as leasestore
@@ -37,11 +42,16 @@ LEASES = "lease-manager"
 PRIMARY = "is-primary-controller"
 
 # What control.socket answers beside the node's own: each names the manifold that answers it.
-ROUTES: tuple[Route, ...] = (*modelroutes.ROUTES,)
+ROUTES: tuple[Route, ...] = (*modelroutes.ROUTES, *apiroutes.ROUTES)
 
 
 def controller_manifolds(
-    own: Node, doors: Sockets, notifier: Notifier, model_plugins: Plugins, on_model_start: Callable[[str], None]
+    own: Node,
+    doors: Sockets,
+    notifier: Notifier,
+    pages: Sources,
+    model_plugins: Plugins,
+    on_model_start: Callable[[str], None],
 ) -> Manifolds:
     """Return the controller's table. Node, sockets and notifier are the daemon's: they are there without the engine."""
     return {
@@ -52,6 +62,7 @@ def controller_manifolds(
         "models": offer(lambda get: Models(get(domainschema.NAME, Databases)), (domainschema.NAME,)),
         LEASES: Manifold(_lease_manager, (domainschema.NAME,)),
         PRIMARY: Manifold(_is_primary, (LEASES, domainschema.NAME)),
+        apiserver.NAME: Manifold(lambda get: _api_server(get, own, pages), (domainschema.NAME, "models")),
         "model-worker-manager": Manifold(
             lambda get: _model_worker_manager(get, model_plugins, on_model_start), ("models", LEASES)
         ),
@@ -72,6 +83,11 @@ def _is_primary(get: Getter) -> Worker:
     uuid = get(domainschema.NAME, Databases).identity.cluster_uuid
     seconds = get(LEASES, Manager).timing.duration_seconds
     return leases.singular(LEASES, Key(SINGULAR_CONTROLLER, uuid, uuid), seconds).start(get)
+
+
+def _api_server(get: Getter, own: Node, pages: Sources) -> ApiServer:
+    databases, models = get(domainschema.NAME, Databases), get("models", Models)
+    return ApiServer(own.state_dir, lambda: own.worker.conf, databases, models, pages)
 
 
 def _model_worker_manager(get: Getter, plugins: Plugins, on_start: Callable[[str], None]) -> ModelWorkerManager:
