@@ -11,13 +11,14 @@
 | is-primary-controller | Singular: the responsibility for what runs once in a controller set | everywhere |
 | api-server | ApiServer: agents and clients come in here | everywhere |
 | model-worker-manager | nothing; an engine for each model, with the table of models/manifolds.py | everywhere |
+| pruner | nothing; removes rows that nothing asks for any more | on the primary controller |
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
-from controller import domainschema, leases, node, sockets
+from controller import domainschema, leaseroutes, leases, node, sockets
 from controller.answering import Route
 from controller.api import apiserver
 from controller.api import routes as apiroutes
@@ -37,12 +38,17 @@ from controller.node import Databases, Node
 from controller.notifier import Notifier
 from controller.plugins import Plugins
 from controller.sockets import Sockets
+from controller.workers.pruner import Pruner
 
 LEASES = "lease-manager"
 PRIMARY = "is-primary-controller"
 
 # What control.socket answers beside the node's own: each names the manifold that answers it.
-ROUTES: tuple[Route, ...] = (*modelroutes.ROUTES, *apiroutes.ROUTES)
+ROUTES: tuple[Route, ...] = (*modelroutes.ROUTES, *leaseroutes.ROUTES, *apiroutes.ROUTES)
+
+
+# Makes a manifold run on the one controller of the set that is the primary one.
+once = leases.is_responsible(PRIMARY)
 
 
 def controller_manifolds(
@@ -66,6 +72,7 @@ def controller_manifolds(
         "model-worker-manager": Manifold(
             lambda get: _model_worker_manager(get, model_plugins, on_model_start), ("models", LEASES)
         ),
+        "pruner": once(Manifold(_pruner, ("models", LEASES))),
     }
 
 
@@ -107,3 +114,7 @@ def _model_worker_manager(get: Getter, plugins: Plugins, on_start: Callable[[str
         on_start,
         plugins.report,
     )
+
+
+def _pruner(get: Getter) -> Pruner:
+    return Pruner(modelmanifolds.responsibility(get, PRIMARY), get("models", Models), get(LEASES, Manager))
