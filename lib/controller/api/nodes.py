@@ -19,6 +19,7 @@ from typing import Final, Protocol
 
 import msgspec
 
+from controller import changes
 from controller.api import scopes
 from controller.api.selection import DEFAULT_SPACE, Controller, Network, Servers, Spaces
 from dbaccessor.database import Transaction
@@ -28,6 +29,8 @@ from dbaccessor.dqlite.wire import Parameters
 AGENTS: Final = "agents"
 CLIENTS: Final = "clients"
 MANAGEMENT_SPACE: Final = "juju-mgmt-space"
+# Raised with every new revision of a list (controller.changes).
+SUBJECT: Final = "api-servers"
 
 
 class Asks(Protocol):
@@ -120,7 +123,10 @@ async def published(tx: Asks, audience: str) -> Published | None:
 
 
 async def publish(tx: Transaction, audience: str, wanted: Published) -> None:
-    """Publish this list for this audience."""
+    """Publish this list for this audience; those who watch are told if it is another revision."""
+    before = await published(tx, audience)
+    if before is None or before.revision != wanted.revision:
+        await changes.bump(tx, SUBJECT)
     text = msgspec.json.encode([(s.controller_id, [str(server) for server in s.servers]) for s in wanted.servers])
     await tx.execute(
         "INSERT INTO api_servers (audience, revision, servers, notes) VALUES (?, ?, ?, ?) ON CONFLICT (audience)"

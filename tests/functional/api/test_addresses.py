@@ -18,7 +18,8 @@ from dqlitenodes import InProcess
 LIB = Path(__file__).parents[3] / "lib"
 PATCHES = (
     LIB / "dbaccessor/schema/0001-controller.sql",
-    LIB / "controller/schema/controller/0003-api-addresses.sql",
+    LIB / "controller/schema/controller/0001-models.sql",
+    LIB / "controller/schema/controller/0002-api-addresses.sql",
 )
 
 

@@ -20,7 +20,8 @@ from sqlitedatabase import SqliteDatabase
 LIB = Path(__file__).parents[3] / "lib"
 PATCHES = (
     LIB / "dbaccessor/schema/0001-controller.sql",
-    LIB / "controller/schema/controller/0003-api-addresses.sql",
+    LIB / "controller/schema/controller/0001-models.sql",
+    LIB / "controller/schema/controller/0002-api-addresses.sql",
 )
 _T = TypeVar("_T")
 
@@ -66,6 +67,11 @@ class Controllers:
         found = self.published(audience)
         assert found is not None
         return {s.controller_id: [str(server) for server in s.servers] for s in found.servers}
+
+    def told(self) -> int:
+        """How often those who watch were told."""
+        found = self.database.sqlite.execute("SELECT count FROM change_counter WHERE subject = ?", (nodes.SUBJECT,))
+        return int(found.fetchone()[0])
 
     def revisions(self) -> tuple[int, int]:
         found = [self.published(audience) for audience in (nodes.AGENTS, nodes.CLIENTS)]
@@ -127,10 +133,12 @@ def test_the_management_space_set_changed_and_unset_moves_the_agents_list_alone(
     assert "no space has that name" in note
 
     revision, _ = them.revisions()
+    told = them.told()
     them.set("")
     them.look()
     assert them.list(nodes.AGENTS) == everything
     assert them.published(nodes.AGENTS).notes == ()
+    assert them.told() == told
     assert them.revisions() == (revision, 1), "the list is the same, so nobody is woken; clients' never moved"
 
 
