@@ -29,6 +29,7 @@ from typing import Any
 from prometheus_client.metrics_core import Metric
 
 from controller import answering, manifolds, node, plugins
+from controller.api.pages import Sources
 from controller.engine import Engine
 from controller.enginemetrics import EngineMetrics
 from controller.node import Fatal, Node
@@ -70,9 +71,10 @@ class Daemon:
         }
         doors = Sockets(state_dir, asked.configchange(), control)
         self._metrics = EngineMetrics()
+        pages = Sources(asked.unwell, asked.metrics, asked.report, asked.status)
         self._plugins = Plugins(plugins.CONTROLLER_GROUP)
         table = manifolds.controller_manifolds(
-            own, doors, notifier, Plugins(plugins.MODEL_GROUP), self._metrics.counting("model")
+            own, doors, notifier, pages, Plugins(plugins.MODEL_GROUP), self._metrics.counting("model")
         )
         self._engine = Engine(
             self._plugins.merge(table),

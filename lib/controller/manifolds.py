@@ -9,15 +9,21 @@
 | models | Models: what can be done with models | everywhere |
 | lease-manager | Manager | everywhere |
 | is-primary-controller | Singular: the responsibility for what runs once in a controller set | everywhere |
+| api-server | ApiServer: agents and clients come in here | everywhere |
 | model-worker-manager | nothing; an engine for each model, with the table of models/manifolds.py | everywhere |
+| pruner | nothing; removes rows that nothing asks for any more | on the primary controller |
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
-from controller import domainschema, leases, node, sockets
+from controller import domainschema, leaseroutes, leases, node, sockets
 from controller.answering import Route
+from controller.api import apiserver
+from controller.api import routes as apiroutes
+from controller.api.apiserver import ApiServer
+from controller.api.pages import Sources
 from controller.engine import Getter, Manifold, Manifolds, Worker, offer
 from controller.leases import Key, Manager
 from controller.leases import store as leasestore
@@ -32,16 +38,26 @@ from controller.node import Databases, Node
 from controller.notifier import Notifier
 from controller.plugins import Plugins
 from controller.sockets import Sockets
+from controller.workers.pruner import Pruner
 
 LEASES = "lease-manager"
 PRIMARY = "is-primary-controller"
 
 # What control.socket answers beside the node's own: each names the manifold that answers it.
-ROUTES: tuple[Route, ...] = (*modelroutes.ROUTES,)
+ROUTES: tuple[Route, ...] = (*modelroutes.ROUTES, *leaseroutes.ROUTES, *apiroutes.ROUTES)
+
+
+# Makes a manifold run on the one controller of the set that is the primary one.
+once = leases.is_responsible(PRIMARY)
 
 
 def controller_manifolds(
-    own: Node, doors: Sockets, notifier: Notifier, model_plugins: Plugins, on_model_start: Callable[[str], None]
+    own: Node,
+    doors: Sockets,
+    notifier: Notifier,
+    pages: Sources,
+    model_plugins: Plugins,
+    on_model_start: Callable[[str], None],
 ) -> Manifolds:
     """Return the controller's table. Node, sockets and notifier are the daemon's: they are there without the engine."""
     return {
@@ -52,9 +68,11 @@ def controller_manifolds(
         "models": offer(lambda get: Models(get(domainschema.NAME, Databases)), (domainschema.NAME,)),
         LEASES: Manifold(_lease_manager, (domainschema.NAME,)),
         PRIMARY: Manifold(_is_primary, (LEASES, domainschema.NAME)),
+        apiserver.NAME: Manifold(lambda get: _api_server(get, own, pages), (domainschema.NAME, "models")),
         "model-worker-manager": Manifold(
             lambda get: _model_worker_manager(get, model_plugins, on_model_start), ("models", LEASES)
         ),
+        "pruner": once(Manifold(_pruner, ("models", LEASES))),
     }
 
 
@@ -74,6 +92,11 @@ def _is_primary(get: Getter) -> Worker:
     return leases.singular(LEASES, Key(SINGULAR_CONTROLLER, uuid, uuid), seconds).start(get)
 
 
+def _api_server(get: Getter, own: Node, pages: Sources) -> ApiServer:
+    databases, models = get(domainschema.NAME, Databases), get("models", Models)
+    return ApiServer(own.state_dir, lambda: own.worker.conf, databases, models, pages)
+
+
 def _model_worker_manager(get: Getter, plugins: Plugins, on_start: Callable[[str], None]) -> ModelWorkerManager:
     models, manager, turns = get("models", Models), get(LEASES, Manager), modelmanifolds.new_turns()
 
@@ -91,3 +114,7 @@ def _model_worker_manager(get: Getter, plugins: Plugins, on_start: Callable[[str
         on_start,
         plugins.report,
     )
+
+
+def _pruner(get: Getter) -> Pruner:
+    return Pruner(modelmanifolds.responsibility(get, PRIMARY), get("models", Models), get(LEASES, Manager))

@@ -38,6 +38,7 @@ class Node:
     """The worker of the node. Cancelled, it hands over what the node holds and stops it, before it ends."""
 
     def __init__(self, state_dir: Path) -> None:
+        self.state_dir = state_dir
         self.worker = dbworker.Worker(state_dir, schema.VERSION)
         self.databases = Databases(self.worker)
         self._started = False

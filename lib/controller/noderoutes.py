@@ -70,6 +70,16 @@ class NodeRoutes:
         """Return the engine's report (docs/reference/metrics.md)."""
         return self._report()
 
+    async def metrics(self) -> tuple[str, bytes]:
+        """Return the metrics, and what type of text they are."""
+        status, counted = await self._seen()
+        return metrics.CONTENT_TYPE, self._worker.metrics.text(status, counted)
+
+    def unwell(self) -> str:
+        """Return why this controller does not serve, "" while it does."""
+        status = self._worker.status()
+        return "" if status["state"] == "serving" else f"{status['state']}: {status['reason']}"
+
     def _reload(self, _: bytes) -> Response:
         self._worker.nudge()
         return 204, "text/plain", b""
@@ -87,8 +97,7 @@ class NodeRoutes:
         return as_json(msgspec.to_builtins(state))
 
     def _metrics(self, _: bytes) -> Response:
-        status, counted = self._call(self._seen(), _STATUS_LIMIT_SECONDS)
-        return 200, metrics.CONTENT_TYPE, self._worker.metrics.text(status, counted)
+        return 200, *self._call(self.metrics(), _STATUS_LIMIT_SECONDS)
 
     async def _seen(self) -> tuple[dict[str, Any], tuple[Metric, ...]]:
         return await self.status(), tuple(self._counted())

@@ -56,7 +56,7 @@ class FakeUsers:
 
 
 class FakeAgents:
-    """Agents by tag."""
+    """Agents by tag, all of the controllers' own model."""
 
     def __init__(self) -> None:
         self.kept: dict[str, str] = {}
@@ -64,13 +64,14 @@ class FakeAgents:
     def give(self, tag: str, secret: str) -> None:
         self.kept[tag] = passwords.hashed_secret(secret)
 
-    async def secret_hash(self, tag: str) -> str | None:
-        return self.kept.get(tag)
+    async def secret_hash(self, model_uuid: str, tag: str) -> str | None:
+        return self.kept.get(tag) if model_uuid in ("", MODEL_UUID) else None
 
-    async def set_secret_hash(self, tag: str, hash: str) -> bool:
-        if tag in self.kept:
-            self.kept[tag] = hash
-        return tag in self.kept
+    async def set_secret_hash(self, model_uuid: str, tag: str, hash: str) -> bool:
+        if await self.secret_hash(model_uuid, tag) is None:
+            return False
+        self.kept[tag] = hash
+        return True
 
 
 class FakeModels:

@@ -43,6 +43,11 @@ class SqliteDatabase:
         self.writes += self.sqlite.total_changes > before
         return result
 
+    async def read(
+        self, sql: str, params: tuple = (), *, consistency: str = "linearizable", deadline_seconds: float = 10
+    ) -> Rows:
+        return await self.run(lambda tx: tx.query(sql, params), read_only=True)
+
     # What the body of a transaction may do.
 
     async def execute(self, sql: str, params: tuple = ()) -> Result:

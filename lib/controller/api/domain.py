@@ -57,11 +57,11 @@ class Users(Protocol):
 
 
 class Agents(Protocol):
-    """The machines' agents, by tag, and what is kept of their secrets."""
+    """The agents of each model, by tag, and what is kept of their secrets. No model: the controllers' own."""
 
-    async def secret_hash(self, tag: str) -> str | None: ...
+    async def secret_hash(self, model_uuid: str, tag: str) -> str | None: ...
 
-    async def set_secret_hash(self, tag: str, hash: str) -> bool:
+    async def set_secret_hash(self, model_uuid: str, tag: str, hash: str) -> bool:
         """Return False if there is no such agent."""
         ...
 

@@ -41,7 +41,7 @@ class Logins:
 
     async def login(self, asked: LoginParams, place: str, model_uuid: str) -> tuple[Identity, LoginResult]:
         """Return who this is and what to answer. Raises RPCError: Denied, or what else keeps it from being let in."""
-        identity = await self.authenticate(asked.auth_tag or "", asked.credentials or "", place)
+        identity = await self.authenticate(asked.auth_tag or "", asked.credentials or "", place, model_uuid)
         about = self._domain.about
         own = about.epoch()
         if asked.epoch is not None and asked.epoch.number > own.number:
@@ -75,14 +75,17 @@ class Logins:
         )
         return identity, result
 
-    async def authenticate(self, tag: str, secret: str, place: str) -> Identity:
-        """Return whom `tag` and `secret` name. Raises Denied, and whatever the database says no with."""
+    async def authenticate(self, tag: str, secret: str, place: str, model_uuid: str = "") -> Identity:
+        """Return whom `tag` and `secret` name; agents are known in their model alone.
+
+        Raises Denied, and whatever the database says no with.
+        """
         loop = asyncio.get_running_loop()
         self._require_turn(tag, place, loop.time())
         if (user := _USER.fullmatch(tag)) is not None:
             identity = await self._user(user[1], tag, secret)
         elif _AGENT.fullmatch(tag) is not None:
-            kept = await self._domain.agents.secret_hash(tag)
+            kept = await self._domain.agents.secret_hash(model_uuid, tag)
             identity = Identity(tag) if passwords.secret_matches(secret, kept) else None
         else:
             identity = None
