@@ -10,6 +10,8 @@
 | lease-manager | Manager | everywhere |
 | is-primary-controller | Singular: the responsibility for what runs once in a controller set | everywhere |
 | api-server | ApiServer: agents and clients come in here | everywhere |
+| address-reporter | nothing; reports where this controller can be dialled | everywhere |
+| api-address-setter | nothing; publishes where agents and clients are to go | on the primary controller |
 | model-worker-manager | nothing; an engine for each model, with the table of models/manifolds.py | everywhere |
 | pruner | nothing; removes rows that nothing asks for any more | on the primary controller |
 """
@@ -24,7 +26,7 @@ from controller.api import apiserver
 from controller.api import routes as apiroutes
 from controller.api.apiserver import ApiServer
 from controller.api.pages import Sources
-from controller.engine import Getter, Manifold, Manifolds, Worker, offer
+from controller.engine import Getter, Manifold, Manifolds, Missing, Worker, offer
 from controller.leases import Key, Manager
 from controller.leases import store as leasestore
 from controller.leases.secretary import SINGULAR_CONTROLLER
@@ -38,7 +40,11 @@ from controller.node import Databases, Node
 from controller.notifier import Notifier
 from controller.plugins import Plugins
 from controller.sockets import Sockets
+from controller.workers import addressreporter
+from controller.workers.addressreporter import AddressReporter
+from controller.workers.addresssetter import AddressSetter
 from controller.workers.pruner import Pruner
+from dbaccessor.namespaces import CONTROLLER
 
 LEASES = "lease-manager"
 PRIMARY = "is-primary-controller"
@@ -69,6 +75,8 @@ def controller_manifolds(
         LEASES: Manifold(_lease_manager, (domainschema.NAME,)),
         PRIMARY: Manifold(_is_primary, (LEASES, domainschema.NAME)),
         apiserver.NAME: Manifold(lambda get: _api_server(get, own, pages), (domainschema.NAME, "models")),
+        "address-reporter": Manifold(lambda get: _address_reporter(get, own), (domainschema.NAME,)),
+        "api-address-setter": once(Manifold(lambda get: _address_setter(get, own), (domainschema.NAME,))),
         "model-worker-manager": Manifold(
             lambda get: _model_worker_manager(get, model_plugins, on_model_start), ("models", LEASES)
         ),
@@ -95,6 +103,20 @@ def _is_primary(get: Getter) -> Worker:
 def _api_server(get: Getter, own: Node, pages: Sources) -> ApiServer:
     databases, models = get(domainschema.NAME, Databases), get("models", Models)
     return ApiServer(own.state_dir, lambda: own.worker.conf, databases, models, pages)
+
+
+def _address_reporter(get: Getter, own: Node) -> AddressReporter:
+    databases = get(domainschema.NAME, Databases)
+    database, controller_id = databases.database(CONTROLLER), databases.identity.controller_id
+    return AddressReporter(database, controller_id, lambda: addressreporter.where(own.worker.conf))
+
+
+def _address_setter(get: Getter, own: Node) -> AddressSetter:
+    conf = own.worker.conf
+    if conf is None:
+        raise Missing("there is no configuration yet")
+    database = get(domainschema.NAME, Databases).database(CONTROLLER)
+    return AddressSetter(modelmanifolds.responsibility(get, PRIMARY).fenced(database), conf.api_port)
 
 
 def _model_worker_manager(get: Getter, plugins: Plugins, on_start: Callable[[str], None]) -> ModelWorkerManager:

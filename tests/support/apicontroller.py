@@ -56,7 +56,7 @@ class _Agents:
         self._folder = folder
         self._world = world
 
-    async def secret_hash(self, tag: str) -> str | None:
+    async def secret_hash(self, model_uuid: str, tag: str) -> str | None:
         if not self._world[0].quorum:
             raise errors.NotReady("there is no leader")
         changed = self._folder / f"secret-{tag}"
@@ -65,7 +65,7 @@ class _Agents:
         given = self._world[0].secrets.get(tag)
         return None if given is None else passwords.hashed_secret(given)
 
-    async def set_secret_hash(self, tag: str, hash: str) -> bool:
+    async def set_secret_hash(self, model_uuid: str, tag: str, hash: str) -> bool:
         new = self._folder / f".secret-{tag}.{os.getpid()}"
         new.write_text(hash)
         new.rename(self._folder / f"secret-{tag}")
@@ -177,14 +177,13 @@ class Controllers:
 
 
 def agent_conf(
-    path: Path, tag: str, cacert: str, addresses: list[str], password: str, key: str = "apipassword"
+    path: Path, tag: str, cacert: str, addresses: list[str], password: str, key: str = "apipassword", *, more: str = ""
 ) -> Path:
-    """Write an agent's first agent.conf."""
+    """Write an agent's first agent.conf. `key`: which password it is; `more`: further lines."""
     indented = "".join(f"  {line}\n" for line in cacert.splitlines())
     listed = "".join(f"- {address}\n" for address in addresses)
-    path.write_text(
-        f"# format 2.0\ntag: {tag}\ncacert: |\n{indented}apiaddresses:\n{listed}{key}: {password}\nlater: [kept]\n"
-    )
+    head = f"# format 2.0\ntag: {tag}\ncacert: |\n{indented}apiaddresses:\n{listed}"
+    path.write_text(f"{head}{key}: {password}\n{more}later: [kept]\n")
     path.chmod(0o600)
     return path
 

@@ -5,11 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-import os
 import signal
 import ssl
-import subprocess
-import sys
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
@@ -17,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from agentdprocess import Agentd, until
 from apicontroller import Controllers, agent_conf
 from controller.api.agent.agent import Agent
 from controller.api.agent.agentfile import AgentConfFile
@@ -25,7 +23,6 @@ from controller.api.dial import Pace
 from dbaccessor import tlsfiles
 from testauthority import TestAuthority
 
-ROOT = Path(__file__).parents[3]
 TAG, PASSWORD = "machine-0", "0123456789abcdefghij"
 
 
@@ -43,47 +40,6 @@ def started(controllers: Controllers, *numbers: int) -> list[str]:
         controllers.wait_for(n)
     controllers.publish(*numbers)
     return [controllers.addresses[n] for n in numbers]
-
-
-def until(ask: Callable[[], Any], what: str, seconds: float = 20) -> Any:
-    deadline = time.monotonic() + seconds
-    while not (found := ask()):
-        assert time.monotonic() < deadline, f"not within {seconds} s: {what}"
-        time.sleep(0.02)
-    return found
-
-
-class Agentd:
-    """The process."""
-
-    def __init__(self, conf: Path) -> None:
-        self.conf = conf
-        search = str(ROOT / "lib")
-        self.environment = {**os.environ, "PYTHONPATH": search}
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", "controller.agentd", "--agent-conf", str(conf)], env=self.environment
-        )
-
-    def __enter__(self) -> Agentd:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self.process.poll() is None:
-            self.process.kill()
-        self.process.wait()
-
-    def status(self) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-m", "controller.agentd", "--agent-conf", str(self.conf), "--status"]
-        return subprocess.run(command, env=self.environment, capture_output=True, text=True, check=False, timeout=30)
-
-    def state(self) -> dict[str, Any]:
-        with contextlib.suppress(FileNotFoundError):
-            found: dict[str, Any] = json.loads(self.conf.with_name("agentd-state.json").read_text())
-            return found
-        return {"caller": {"connected": False}}
-
-    def controller(self) -> str:
-        return str(self.state()["caller"].get("controller-id", ""))
 
 
 def test_an_agent_finds_another_controller_within_seconds_and_follows_the_list(

@@ -16,7 +16,7 @@ from typing import Any, Final
 import msgspec
 
 from controller.api import connection, dial
-from controller.api.agent.agentconf import BadAgentConf
+from controller.api.agent.agentconf import AgentConf, BadAgentConf
 from controller.api.agent.agentfile import AgentConfFile
 from controller.api.agent.caller import Caller, Connect, Patience
 from controller.api.agent.updater import Updater
@@ -35,22 +35,27 @@ _LOOK_SECONDS = 0.2
 
 
 class TLSConnect:
-    """Dials over TLS, trusting the authorities that agent.conf names then. A race's `connect`."""
+    """Dials over TLS, for the agent's own model, trusting the authorities that agent.conf names then."""
 
     def __init__(self, ping_seconds: float = _PING_SECONDS) -> None:
         self._ping_seconds = ping_seconds
         self._of = ""
         self._context: ssl.SSLContext | None = None
 
-    async def __call__(self, address: HostPort, cacert: str) -> Connection:
+    async def __call__(self, address: HostPort, conf: AgentConf) -> Connection:
         """Raises what connection.connect raises, and BadAgentConf for authorities that cannot be read."""
-        if self._context is None or cacert != self._of:
+        if self._context is None or conf.cacert != self._of:
             try:
-                self._context = connection.client_context(cacert)
+                self._context = connection.client_context(conf.cacert)
             except ValueError as error:
                 raise BadAgentConf(f"cacert: {error}; enrol this machine again") from error
-            self._of = cacert
-        return await connection.connect(address, self._context, ping_seconds=self._ping_seconds)
+            self._of = conf.cacert
+        return await connection.connect(
+            address,
+            self._context,
+            model_uuid=conf.model.removeprefix("model-"),
+            ping_seconds=self._ping_seconds,
+        )
 
 
 class Agent:
