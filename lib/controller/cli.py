@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 
 import controller
-from controller.commands import backup, engine, models, recover, sql, status
+from controller.commands import backup, engine, machines, models, recover, sql, status
 
 STATE_DIR = Path("/var/lib/ha-controller")
 
@@ -54,6 +54,10 @@ app.command()(engine.engine)
 app.command()(models.models)
 app.command()(models.add_model)
 app.command()(models.destroy_model)
+app.command()(machines.machines)
+app.command()(machines.add_machine)
+app.command()(machines.remove_machine)
+app.command()(machines.controller_config)
 app.command()(sql.sql)
 app.command()(backup.backup)
 app.command()(backup.restore)

@@ -7,6 +7,8 @@
 | db-accessor | Databases | everywhere, always |
 | domain-schema | Databases, once the node serves and their tables are there: what most others need | everywhere |
 | models | Models: what can be done with models | everywhere |
+| controller-config | ControllerConfig: the settings of the controller set | everywhere |
+| machines | Machines: what can be done with machines | everywhere |
 | lease-manager | Manager | everywhere |
 | is-primary-controller | Singular: the responsibility for what runs once in a controller set | everywhere |
 | model-worker-manager | nothing; an engine for each model, with the table of models/manifolds.py | everywhere |
@@ -18,6 +20,7 @@ from collections.abc import Callable
 
 from controller import domainschema, leases, node, sockets
 from controller.answering import Route
+from controller.controllerconfig import ControllerConfig
 from controller.engine import Getter, Manifold, Manifolds, Worker, offer
 from controller.leases import Key, Manager
 from controller.leases import store as leasestore
@@ -32,12 +35,14 @@ from controller.node import Databases, Node
 from controller.notifier import Notifier
 from controller.plugins import Plugins
 from controller.sockets import Sockets
+from controller.workers import machineroutes
+from controller.workers.machineservice import Machines
 
 LEASES = "lease-manager"
 PRIMARY = "is-primary-controller"
 
 # What control.socket answers beside the node's own: each names the manifold that answers it.
-ROUTES: tuple[Route, ...] = (*modelroutes.ROUTES,)
+ROUTES: tuple[Route, ...] = (*modelroutes.ROUTES, *machineroutes.ROUTES)
 
 
 def controller_manifolds(
@@ -50,10 +55,15 @@ def controller_manifolds(
         node.NAME: own.manifold(sockets.NAME),
         domainschema.NAME: domainschema.manifold(node.NAME),
         "models": offer(lambda get: Models(get(domainschema.NAME, Databases)), (domainschema.NAME,)),
+        "controller-config": offer(
+            lambda get: ControllerConfig(get(domainschema.NAME, Databases)), (domainschema.NAME,)
+        ),
+        "machines": offer(lambda get: Machines(get("models", Models)), ("models",)),
         LEASES: Manifold(_lease_manager, (domainschema.NAME,)),
         PRIMARY: Manifold(_is_primary, (LEASES, domainschema.NAME)),
         "model-worker-manager": Manifold(
-            lambda get: _model_worker_manager(get, model_plugins, on_model_start), ("models", LEASES)
+            lambda get: _model_worker_manager(get, model_plugins, on_model_start),
+            ("models", LEASES, "controller-config"),
         ),
     }
 
@@ -76,6 +86,7 @@ def _is_primary(get: Getter) -> Worker:
 
 def _model_worker_manager(get: Getter, plugins: Plugins, on_start: Callable[[str], None]) -> ModelWorkerManager:
     models, manager, turns = get("models", Models), get(LEASES, Manager), modelmanifolds.new_turns()
+    config = get("controller-config", ControllerConfig)
 
     async def gone(model: Model) -> None:
         try:
@@ -86,7 +97,7 @@ def _model_worker_manager(get: Getter, plugins: Plugins, on_start: Callable[[str
 
     return ModelWorkerManager(
         models,
-        lambda watch: plugins.merge(modelmanifolds.model_manifolds(watch, models, manager, turns), watch.model),
+        lambda watch: plugins.merge(modelmanifolds.model_manifolds(watch, models, manager, config, turns), watch.model),
         gone,
         on_start,
         plugins.report,

@@ -113,3 +113,13 @@ def test_hooks_and_commands_load_neither_dqlite_nor_an_event_loop(entry: str):
     reached = {n for n in reach(entry) if n.startswith("dbaccessor.dqlite") or n in ("cffi", "asyncio")}
 
     assert reached == set()
+
+
+def test_an_agent_loads_neither_dqlite_nor_the_engine():
+    reached = {
+        n
+        for n in reach("controller.agentd")
+        if n.startswith(("dbaccessor.dqlite", "dbaccessor.worker", "controller.engine")) or n == "cffi"
+    }
+
+    assert reached == set()
