@@ -75,7 +75,7 @@ def test_an_agent_finds_another_controller_within_seconds_and_follows_the_list(
         assert agentd.process.wait(20) == 0
         assert not conf.with_name("agentd-state.json").exists()
         done = agentd.status()
-        assert (done.returncode, done.stderr) == (5, f"no agentd runs for {conf}\n")
+        assert (done.returncode, done.stderr) == (5, f"no agentd runs in {tmp_path}\n")
 
 
 def test_without_a_quorum_it_waits_and_says_why_and_comes_back_within_five_seconds(
