@@ -29,17 +29,34 @@ Play = Callable[["Served"], Awaitable[None]]
 class Served:
     """One running server, and ways to talk to it."""
 
-    def __init__(self, root: Path, limits: Limits | None = None, controller_id: str = "0") -> None:
-        self.authority = TestAuthority()
+    def __init__(self, root: Path, limits: Limits | None = None, controller_id: str = "0", like: Served | None = None):
+        self.authority = like.authority if like is not None else TestAuthority()
         self.directory = self.authority.write(root / f"tls-{controller_id}", controller_id)
         self.ca_cert = self.authority.current.certificate
         self.fakes = Fakes(self.ca_cert)
+        self.dialled = 0
         self.unwell = ""
         self.certificate = ServerCertificate(Keyring(self.directory, controller_id))
         sources = Sources(lambda: self.unwell, _metrics, _document, _document)
-        self.server = Server(
-            self.fakes.domain, sources, self.certificate.context, ("127.0.0.1",), 0, limits or Limits()
-        )
+        self.server = Server(self.fakes.domain, sources, self._context, ("127.0.0.1",), 0, limits or Limits())
+        self._running: asyncio.Task[None] | None = None
+
+    def _context(self) -> ssl.SSLContext:
+        self.dialled += 1
+        return self.certificate.context()
+
+    async def start(self) -> None:
+        self.server.bind()
+        self._running = asyncio.create_task(self.server.run())
+
+    async def stop(self) -> None:
+        """End it as a controller ends; nothing listens at its address afterwards."""
+        if self._running is not None:
+            self._running.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._running
+            self._running = None
+        self.server.unbind()
 
     @property
     def address(self) -> HostPort:
@@ -81,14 +98,11 @@ class Served:
 async def serving(root: Path, limits: Limits | None = None) -> AsyncIterator[Served]:
     """Run a server for as long as the block takes."""
     served = Served(root, limits)
-    served.server.bind()
-    task = asyncio.create_task(served.server.run())
+    await served.start()
     try:
         yield served
     finally:
-        task.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await task
+        await served.stop()
 
 
 def serve(root: Path, play: Play, limits: Limits | None = None) -> None:

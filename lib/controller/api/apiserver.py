@@ -124,6 +124,8 @@ class ApiServer:
                     group.create_task(self._until_moved())
             except* Bounce as moved:
                 raise moved.exceptions[0] from None
+            finally:
+                self._server.unbind()  # A task that is cancelled before it began has no finally of its own.
 
     def report(self) -> dict[str, Any]:
         """Return the server's report, or why there is none."""

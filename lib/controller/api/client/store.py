@@ -89,19 +89,22 @@ class Store:
         Raises StoreError if the name is another cluster's, or the cluster has another name here.
         """
         with self._locked():
-            controllers = self.controllers()
+            self.require_free(name, entry.uuid)
+            controllers, accounts = self.controllers(), self.accounts()
             there = controllers.entries.get(name)
-            if there is not None and there.uuid != entry.uuid:
-                raise StoreError(f"{name} is another cluster ({there.uuid}) here: choose another name")
-            other = next((n for n, e in controllers.entries.items() if e.uuid == entry.uuid and n != name), None)
-            if other is not None:
-                raise StoreError(f"this cluster is known here as {other}: use that name, or log out of it first")
-            accounts = self.accounts()
             # The account first: a controller without one only asks for a password.
             self._write_accounts(accounts, replace(accounts, entries={**accounts.entries, name: account}))
             fresh = replace(entry, extra={**(there.extra if there else {}), **entry.extra})
             changed = replace(controllers, entries={**controllers.entries, name: fresh}, current=name)
             self._write_controllers(controllers, changed)
+
+    def require_free(self, name: str, uuid: str) -> None:
+        """Raise StoreError if the name is another cluster's, or this cluster has another name here."""
+        for there, entry in self.controllers().entries.items():
+            if there == name and entry.uuid != uuid:
+                raise StoreError(f"{name} is another cluster ({entry.uuid}) here: choose another name")
+            if there != name and entry.uuid == uuid:
+                raise StoreError(f"this cluster is known here as {there}: use that name")
 
     def remember_login(
         self, name: str, uuid: str, servers: Servers, connected: str, epoch: Epoch | None = None, **told: str
