@@ -8,6 +8,7 @@
 | domain-schema | Databases, once the node serves and their tables are there: what most others need | everywhere |
 | models | Models: what can be done with models | everywhere |
 | controller-config | ControllerConfig: the settings of the controller set | everywhere |
+| enrolment | Enrolment: what new agents begin with | everywhere |
 | machines | Machines: what can be done with machines | everywhere |
 | lease-manager | Manager | everywhere |
 | is-primary-controller | Singular: the responsibility for what runs once in a controller set | everywhere |
@@ -39,6 +40,7 @@ from controller.models import routes as modelroutes
 from controller.models.manager import ModelWorkerManager
 from controller.models.model import Model
 from controller.models.service import Models
+from controller.models.watch import ModelWatch
 from controller.node import Databases, Node
 from controller.notifier import Notifier
 from controller.plugins import Plugins
@@ -46,6 +48,7 @@ from controller.sockets import Sockets
 from controller.workers import addressreporter, machineroutes
 from controller.workers.addressreporter import AddressReporter
 from controller.workers.addresssetter import AddressSetter
+from controller.workers.enrolment import Enrolment
 from controller.workers.machineservice import Machines
 from controller.workers.pruner import Pruner
 from dbaccessor.namespaces import CONTROLLER
@@ -79,6 +82,10 @@ def controller_manifolds(
         "controller-config": offer(
             lambda get: ControllerConfig(get(domainschema.NAME, Databases)), (domainschema.NAME,)
         ),
+        "enrolment": offer(
+            lambda get: Enrolment(get(domainschema.NAME, Databases), own.state_dir, lambda: own.worker.conf),
+            (domainschema.NAME,),
+        ),
         "machines": offer(lambda get: Machines(get("models", Models)), ("models",)),
         LEASES: Manifold(_lease_manager, (domainschema.NAME,)),
         PRIMARY: Manifold(_is_primary, (LEASES, domainschema.NAME)),
@@ -87,7 +94,7 @@ def controller_manifolds(
         "api-address-setter": once(Manifold(lambda get: _address_setter(get, own), (domainschema.NAME,))),
         "model-worker-manager": Manifold(
             lambda get: _model_worker_manager(get, model_plugins, on_model_start),
-            ("models", LEASES, "controller-config"),
+            ("models", LEASES, "controller-config", "enrolment"),
         ),
         "pruner": once(Manifold(_pruner, ("models", LEASES))),
     }
@@ -130,7 +137,11 @@ def _address_setter(get: Getter, own: Node) -> AddressSetter:
 
 def _model_worker_manager(get: Getter, plugins: Plugins, on_start: Callable[[str], None]) -> ModelWorkerManager:
     models, manager, turns = get("models", Models), get(LEASES, Manager), modelmanifolds.new_turns()
-    config = get("controller-config", ControllerConfig)
+    config, enrolment = get("controller-config", ControllerConfig), get("enrolment", Enrolment)
+
+    def table(watch: ModelWatch) -> Manifolds:
+        own = modelmanifolds.model_manifolds(watch, models, manager, config, enrolment, turns)
+        return plugins.merge(own, watch.model)
 
     async def gone(model: Model) -> None:
         try:
@@ -141,7 +152,7 @@ def _model_worker_manager(get: Getter, plugins: Plugins, on_start: Callable[[str
 
     return ModelWorkerManager(
         models,
-        lambda watch: plugins.merge(modelmanifolds.model_manifolds(watch, models, manager, config, turns), watch.model),
+        table,
         gone,
         on_start,
         plugins.report,
