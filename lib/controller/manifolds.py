@@ -7,9 +7,13 @@
 | db-accessor | Databases | everywhere, always |
 | domain-schema | Databases, once the node serves and their tables are there: what most others need | everywhere |
 | models | Models: what can be done with models | everywhere |
+| controller-config | ControllerConfig: the settings of the controller set | everywhere |
+| machines | Machines: what can be done with machines | everywhere |
 | lease-manager | Manager | everywhere |
 | is-primary-controller | Singular: the responsibility for what runs once in a controller set | everywhere |
 | api-server | ApiServer: agents and clients come in here | everywhere |
+| address-reporter | nothing; reports where this controller can be dialled | everywhere |
+| api-address-setter | nothing; publishes where agents and clients are to go | on the primary controller |
 | model-worker-manager | nothing; an engine for each model, with the table of models/manifolds.py | everywhere |
 | pruner | nothing; removes rows that nothing asks for any more | on the primary controller |
 """
@@ -24,7 +28,8 @@ from controller.api import apiserver
 from controller.api import routes as apiroutes
 from controller.api.apiserver import ApiServer
 from controller.api.pages import Sources
-from controller.engine import Getter, Manifold, Manifolds, Worker, offer
+from controller.controllerconfig import ControllerConfig
+from controller.engine import Getter, Manifold, Manifolds, Missing, Worker, offer
 from controller.leases import Key, Manager
 from controller.leases import store as leasestore
 from controller.leases.secretary import SINGULAR_CONTROLLER
@@ -38,13 +43,18 @@ from controller.node import Databases, Node
 from controller.notifier import Notifier
 from controller.plugins import Plugins
 from controller.sockets import Sockets
+from controller.workers import addressreporter, machineroutes
+from controller.workers.addressreporter import AddressReporter
+from controller.workers.addresssetter import AddressSetter
+from controller.workers.machineservice import Machines
 from controller.workers.pruner import Pruner
+from dbaccessor.namespaces import CONTROLLER
 
 LEASES = "lease-manager"
 PRIMARY = "is-primary-controller"
 
 # What control.socket answers beside the node's own: each names the manifold that answers it.
-ROUTES: tuple[Route, ...] = (*modelroutes.ROUTES, *leaseroutes.ROUTES, *apiroutes.ROUTES)
+ROUTES: tuple[Route, ...] = (*modelroutes.ROUTES, *leaseroutes.ROUTES, *apiroutes.ROUTES, *machineroutes.ROUTES)
 
 
 # Makes a manifold run on the one controller of the set that is the primary one.
@@ -66,11 +76,18 @@ def controller_manifolds(
         node.NAME: own.manifold(sockets.NAME),
         domainschema.NAME: domainschema.manifold(node.NAME),
         "models": offer(lambda get: Models(get(domainschema.NAME, Databases)), (domainschema.NAME,)),
+        "controller-config": offer(
+            lambda get: ControllerConfig(get(domainschema.NAME, Databases)), (domainschema.NAME,)
+        ),
+        "machines": offer(lambda get: Machines(get("models", Models)), ("models",)),
         LEASES: Manifold(_lease_manager, (domainschema.NAME,)),
         PRIMARY: Manifold(_is_primary, (LEASES, domainschema.NAME)),
         apiserver.NAME: Manifold(lambda get: _api_server(get, own, pages), (domainschema.NAME, "models")),
+        "address-reporter": Manifold(lambda get: _address_reporter(get, own), (domainschema.NAME,)),
+        "api-address-setter": once(Manifold(lambda get: _address_setter(get, own), (domainschema.NAME,))),
         "model-worker-manager": Manifold(
-            lambda get: _model_worker_manager(get, model_plugins, on_model_start), ("models", LEASES)
+            lambda get: _model_worker_manager(get, model_plugins, on_model_start),
+            ("models", LEASES, "controller-config"),
         ),
         "pruner": once(Manifold(_pruner, ("models", LEASES))),
     }
@@ -97,8 +114,23 @@ def _api_server(get: Getter, own: Node, pages: Sources) -> ApiServer:
     return ApiServer(own.state_dir, lambda: own.worker.conf, databases, models, pages)
 
 
+def _address_reporter(get: Getter, own: Node) -> AddressReporter:
+    databases = get(domainschema.NAME, Databases)
+    database, controller_id = databases.database(CONTROLLER), databases.identity.controller_id
+    return AddressReporter(database, controller_id, lambda: addressreporter.where(own.worker.conf))
+
+
+def _address_setter(get: Getter, own: Node) -> AddressSetter:
+    conf = own.worker.conf
+    if conf is None:
+        raise Missing("there is no configuration yet")
+    database = get(domainschema.NAME, Databases).database(CONTROLLER)
+    return AddressSetter(modelmanifolds.responsibility(get, PRIMARY).fenced(database), conf.api_port)
+
+
 def _model_worker_manager(get: Getter, plugins: Plugins, on_start: Callable[[str], None]) -> ModelWorkerManager:
     models, manager, turns = get("models", Models), get(LEASES, Manager), modelmanifolds.new_turns()
+    config = get("controller-config", ControllerConfig)
 
     async def gone(model: Model) -> None:
         try:
@@ -109,7 +141,7 @@ def _model_worker_manager(get: Getter, plugins: Plugins, on_start: Callable[[str
 
     return ModelWorkerManager(
         models,
-        lambda watch: plugins.merge(modelmanifolds.model_manifolds(watch, models, manager, turns), watch.model),
+        lambda watch: plugins.merge(modelmanifolds.model_manifolds(watch, models, manager, config, turns), watch.model),
         gone,
         on_start,
         plugins.report,

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from controller.api import messages
+from controller.api.agent.agentconf import AgentConf
 from controller.api.connection import Over
 from controller.api.dial import Kind, PeerError
 from controller.api.messages import (
@@ -75,9 +76,9 @@ class World:
         """Controller -> how many live connections."""
         return {c.number: len(c.connections) for c in self.controllers if c.connections}
 
-    async def connect(self, address: HostPort, cacert: str) -> FakeConnection:
+    async def connect(self, address: HostPort, conf: AgentConf) -> FakeConnection:
         self.dialled.append(address)
-        self.cacerts.add(cacert)
+        self.cacerts.add(conf.cacert)
         await asyncio.sleep(0)
         controller = self.at.get(address)
         if controller is None or not controller.alive:

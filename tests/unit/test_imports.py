@@ -110,8 +110,12 @@ def test_one_module_declares_c():
 
 # What runs on machines that are no controllers: agents and clients. They have neither libdqlite nor an engine.
 AFAR = [
+    "controller.agentd",
     "controller.columns",
-    *(f"controller.api.{part}" for part in ("messages", "epoch", "order", "dial", "connection", "client", "agent")),
+    *(
+        f"controller.api.{part}"
+        for part in ("messages", "epoch", "order", "dial", "connection", "interfaces", "client", "agent")
+    ),
 ]
 
 

@@ -31,6 +31,13 @@ PING_SECONDS = 10.0
 _T = TypeVar("_T")
 
 
+class _Dialled(connect_websocket):
+    """A redirect is an answer like any other: where to go is in the list, and nowhere else."""
+
+    def process_redirect(self, exc: Exception) -> Exception:
+        return exc
+
+
 class Over(Exception):
     """The connection is over: what was asked may have happened, or not."""
 
@@ -64,7 +71,7 @@ async def connect(
     """
     path = f"/model/{model_uuid}/api" if model_uuid else "/api"
     try:
-        websocket = await connect_websocket(
+        websocket = await _Dialled(
             f"wss://{address}{path}",
             ssl=context,
             server_hostname=tlsfiles.API_SERVER,

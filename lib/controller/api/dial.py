@@ -42,8 +42,9 @@ class Pace:
             raise ValueError(f"0 < interval <= attempt <= total must hold, not {self}")
 
 
-# An agent comes again by itself, with a new order. A person waits for the answer.
-AGENT = Pace(interval=0.2, attempt=3.0, total=60.0)
+# An agent comes again by itself, with a new order; a person waits for the answer. When a controller has died, all its
+# agents come at once: with a shorter interval each of them would shake hands with all of the slowed-down rest.
+AGENT = Pace(interval=0.5, attempt=5.0, total=60.0)
 CLIENT = Pace(interval=0.25, attempt=5.0, total=30.0, retry=2.0)
 
 
@@ -131,6 +132,8 @@ def failure_of(address: HostPort, error: Exception, attempt_seconds: float) -> F
         case OSError() if error.errno is not None and error.errno > 0:
             # The system's words: asyncio's own ("Connect call failed …") do not say why.
             return Failure(address, Kind.NETWORK, os.strerror(error.errno).lower())
+        case ConnectionResetError() | BrokenPipeError():
+            return Failure(address, Kind.NETWORK, tls.explain(error))
         case OSError() if error.strerror:  # A name that cannot be resolved: its numbers are no errno.
             return Failure(address, Kind.NETWORK, error.strerror.lower())
         case _:

@@ -7,7 +7,9 @@
 | lease-manager | Manager: the controller's own | everywhere |
 | model-database | Database: the model's own, once it is there with its tables | everywhere |
 | is-responsible | Singular: the responsibility for the model, where this controller has it | everywhere |
+| controller-config | ControllerConfig: the controller's own | everywhere |
 | undertaker | nothing | where responsible |
+| compute-provisioner | nothing | where responsible |
 """
 
 from __future__ import annotations
@@ -15,6 +17,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 
+from controller.controllerconfig import ControllerConfig
 from controller.domainschema import UpToDate, until_done
 from controller.engine import Getter, Manifold, Manifolds, Missing, Offer, gate, lend
 from controller.leases import Key, Manager, Responsibility, Singular, is_responsible, singular
@@ -24,10 +27,11 @@ from controller.models.remains import Remains
 from controller.models.service import Models
 from controller.models.undertaker import Undertaker
 from controller.models.watch import ModelWatch
+from controller.workers import computemanifolds, machineservice
 from dbaccessor.schema import Patch
 
 # What has to be gone before a model is.
-REMAINS: tuple[Remains, ...] = ()
+REMAINS: tuple[Remains, ...] = (machineservice.REMAINS,)
 
 _AT_ONCE = 4
 
@@ -37,15 +41,19 @@ def key_of(model: Model) -> Key:
     return Key(SINGULAR_CONTROLLER, model.uuid, model.uuid)
 
 
-def model_manifolds(watch: ModelWatch, models: Models, leases: Manager, turns: asyncio.Semaphore) -> Manifolds:
+def model_manifolds(
+    watch: ModelWatch, models: Models, leases: Manager, config: ControllerConfig, turns: asyncio.Semaphore
+) -> Manifolds:
     """Return the table of one model. `turns` bounds how many models' databases are made at the same time."""
     return {
         "model": lend(watch),
         "models": lend(models),
         "lease-manager": lend(leases),
+        "controller-config": lend(config),
         "model-database": gate(lambda get: _database(get, turns), ("model", "models")),
         "is-responsible": singular("lease-manager", key_of(watch.model), leases.timing.duration_seconds),
         "undertaker": is_responsible()(Manifold(_undertaker, ("model", "models"))),
+        computemanifolds.NAME: computemanifolds.manifold(),
     }
 
 

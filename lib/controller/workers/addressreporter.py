@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any
 
 from controller.api import interfaces, nodes
 from dbaccessor import errors
+from dbaccessor.conf import ControllerConf, is_loopback
 from dbaccessor.database import Database, Transaction
 
 log = logging.getLogger(__name__)
@@ -23,29 +24,32 @@ _CONFIRM_SECONDS = 30.0
 _DEADLINE_SECONDS = 5.0
 
 
-def own_addresses() -> tuple[str, ...]:
-    """Return this machine's addresses for others. Raises OSError."""
-    return interfaces.dialled_from_afar(interfaces.current())
+Where = tuple[tuple[str, ...], int]
+
+
+def where(conf: ControllerConf | None) -> Where:
+    """Return this controller's addresses for others, and the API's port. Raises OSError.
+
+    One whose node binds a loopback address shares its machine with all others: that address is its own, and all it has.
+    """
+    if conf is None or conf.own_address is None:
+        return (), 0
+    if is_loopback(conf.own_address):
+        return (conf.own_address,), conf.api_port
+    return interfaces.dialled_from_afar(interfaces.current()), conf.api_port
 
 
 class AddressReporter:
-    """The worker. `own` says what this machine's addresses are now."""
+    """The worker. `own` says where this controller can be dialled now."""
 
     def __init__(
-        self,
-        database: Database,
-        controller_id: str,
-        port: int,
-        *,
-        own: Callable[[], Iterable[str]] = own_addresses,
-        look_seconds: float = _LOOK_SECONDS,
+        self, database: Database, controller_id: str, own: Callable[[], Where], *, look_seconds: float = _LOOK_SECONDS
     ) -> None:
         self._database = database
         self._controller_id = controller_id
-        self._port = port
         self._own = own
         self._look_seconds = look_seconds
-        self._written: tuple[str, ...] = ()
+        self._written: Where = ((), 0)
         self._confirm_at = 0.0
         self._problem = ""
 
@@ -62,22 +66,23 @@ class AddressReporter:
     async def look(self) -> bool:
         """Report what there is now, if it is news. Return whether anything was written."""
         now = asyncio.get_running_loop().time()
-        own = tuple(sorted(self._own()))
-        if not own or (own == self._written and now < self._confirm_at):
+        addresses, port = own = self._own()
+        if not addresses or (own == self._written and now < self._confirm_at):
             return False
 
         async def write(tx: Transaction) -> bool:
-            return await nodes.report(tx, self._controller_id, own, self._port)
+            return await nodes.report(tx, self._controller_id, addresses, port)
 
         changed = await self._database.run(write, deadline_seconds=_DEADLINE_SECONDS)
         if changed:
-            log.info("this controller can be dialled at %s", ", ".join(own))
+            log.info("this controller can be dialled at %s", ", ".join(addresses))
         self._written, self._confirm_at = own, now + _CONFIRM_SECONDS
         return changed
 
     def report(self) -> dict[str, Any]:
         """Return what the engine's report shows of this worker."""
-        return {"addresses": list(self._written), "port": self._port, "problem": self._problem}
+        addresses, port = self._written
+        return {"addresses": list(addresses), "port": port, "problem": self._problem}
 
     def _say(self, problem: str) -> None:
         if problem and problem != self._problem:

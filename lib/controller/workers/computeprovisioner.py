@@ -45,14 +45,18 @@ class FencedDatabase(Protocol):
 class Pace:
     """How often it looks by itself, in seconds, and how many calls to the provider are under way at most."""
 
-    poll: float = 2.0
+    poll: float = 1.0
     sweep: float = 15.0
     trouble: float = 0.5
     calls: int = 8
 
 
 class ComputeProvisioner:
-    """One model's. `check` raises once the responsibility is over; `find_provider` returns None when none is set."""
+    """One model's. `check` raises once the responsibility is over; `find_provider` returns None when none is set.
+
+    `changed` returns another value after rows have changed, perhaps late: a cheap question, so that all rows are read
+    only when there is a reason.
+    """
 
     def __init__(
         self,
@@ -61,17 +65,21 @@ class ComputeProvisioner:
         find_provider: Callable[[], Awaitable[Provider | None]],
         spec: Callable[[Machine], Spec],
         pace: Pace | None = None,
+        changed: Callable[[], Awaitable[object]] | None = None,
     ) -> None:
         self._database = database
         self._check = check
         self._find_provider = find_provider
         self._spec = spec
         self._pace = pace or Pace()
+        self._changed = changed
+        self._change: object = None
         self._wake = asyncio.Event()
         self._busy: dict[str, asyncio.Task[None]] = {}
         # Of those that wait for their next try: which attempt that was, and when it is due.
         self._due: dict[str, tuple[int, float]] = {}
         self._next_sweep = 0.0
+        self._unswept = False
         self._seen_started: frozenset[str] = frozenset()
         self._end: Exception | None = None
         self._trouble = ""
@@ -113,11 +121,12 @@ class ComputeProvisioner:
         provider = await self._find_provider()
         if provider is None:
             await self._wait_for_provider()
+            self._change = None  # A provider that is set changes no row: look again all the same.
             return self._pace.poll
         now = asyncio.get_running_loop().time()
         unheard = None
-        if now >= self._next_sweep:
-            self._next_sweep = now + self._pace.sweep
+        if now >= self._next_sweep or self._unswept:
+            self._next_sweep, self._unswept = now + self._pace.sweep, False
             try:
                 await self._sweep(provider)
             except ProviderError as error:
@@ -136,7 +145,7 @@ class ComputeProvisioner:
         self._due = {m.uuid: self._due[m.uuid] for m in todo if m.uuid in self._due}
         if unheard is not None:
             raise unheard
-        return max(0.0, min(self._pace.poll, next_due - now))
+        return max(0.0, next_due - now)
 
     def _due_at(self, machine: Machine) -> float:
         """When it is tried again: so many seconds after this holder first saw that attempt. No clock is compared."""
@@ -220,7 +229,7 @@ class ComputeProvisioner:
         rows = await self._database.run(machinerows.provided, read_only=True)
         for uuid in listed.keys() - rows.keys():
             if not self._begin(uuid, lambda i=listed[uuid]: self._stop_unknown(provider, i)):  # type: ignore[misc]
-                self._next_sweep = 0.0
+                self._unswept = True  # The end of any call makes it look, and sweep, again.
         started = {uuid: machine for uuid, machine in rows.items() if machine.state is State.STARTED}
         for uuid, machine in started.items():
             # Only what was started before the list was asked for can be missing from it.
@@ -253,14 +262,29 @@ class ComputeProvisioner:
         return self._pace.trouble
 
     async def _rest(self, seconds: float) -> None:
+        """Return when there may be something to do: poked, so many seconds later, or rows changed."""
         if self._trouble:
             await asyncio.sleep(self._pace.trouble)
             return
+        loop = asyncio.get_running_loop()
+        until = loop.time() + seconds
+        while (left := until - loop.time()) > 0:
+            try:
+                async with asyncio.timeout(min(left, self._pace.poll)):
+                    await self._wake.wait()
+                return
+            except TimeoutError:
+                if await self._has_changed():
+                    return
+
+    async def _has_changed(self) -> bool:
+        if self._changed is None:
+            return True
         try:
-            async with asyncio.timeout(seconds):
-                await self._wake.wait()
-        except TimeoutError:
-            pass
+            before, self._change = self._change, await self._changed()
+        except errors.DbAccessorError:
+            return True  # The look itself says what is wrong.
+        return before != self._change
 
     async def _drop_all(self) -> None:
         """Nothing goes on for somebody who is not responsible any more. What was asked for may still happen."""

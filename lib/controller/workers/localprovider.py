@@ -18,6 +18,9 @@ import msgspec
 
 from controller.workers.provider import Gone, Instance, ProviderError, Refused, Spec, TryAgain
 
+# The image's interpreter, with the packages that agentd needs (docs/reference/localjuju.md).
+PYTHON = "/var/lib/cloud/python3"
+
 START_SECONDS = 60.0
 STOP_SECONDS = 30.0
 LIST_SECONDS = 10.0

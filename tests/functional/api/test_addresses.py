@@ -47,8 +47,7 @@ def test_reports_spaces_and_lists_on_a_real_node(tmp_path: Path):
         await asyncio.to_thread(cluster.found)
         database = Database(cluster, "controller")
         await database.run(begin, deadline_seconds=30)
-        own = ["10.0.0.1", "10.1.0.1"]
-        reporter = AddressReporter(database, "0", 17070, own=lambda: own)
+        reporter = AddressReporter(database, "0", lambda: (("10.0.0.1", "10.1.0.1"), 17070))
         setter = AddressSetter(database, 17070)
 
         assert await reporter.look()

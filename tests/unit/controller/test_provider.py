@@ -4,52 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
-from localjuju import cloudserver
-from localjuju.cloud import Cloud, Full, LaunchFailed
-from localjuju.cloudlog import CloudLog, read
+from localjuju.cloud import Full, LaunchFailed
+from localjuju.cloudlog import read
 
 import providercontract
 from controller.workers import localprovider
 from controller.workers.localprovider import BadUrl, Endpoint, LocalProvider, parse_url
 from controller.workers.provider import Archive, File, Provider, Refused, Spec, TryAgain
 from fakeprovider import FakeCloud, FakeProvider
-
-
-class NoHosts:
-    """Launches nothing, and takes a moment for it. `troubles` are raised by the next launches."""
-
-    def __init__(self) -> None:
-        self.up: dict[str, asyncio.Event] = {}
-        self.specs: list[Mapping[str, Any]] = []
-        self.troubles: list[Exception] = []
-
-    async def launch(self, instance: str, spec: Mapping[str, Any]) -> str:
-        await asyncio.sleep(0.05)
-        if self.troubles:
-            raise self.troubles.pop(0)
-        self.specs.append(spec)
-        self.up[instance] = asyncio.Event()
-        return f"10.0.0.{instance.removeprefix('i-')}"
-
-    async def wait_down(self, instance: str) -> None:
-        await self.up[instance].wait()
-
-    async def destroy(self, instance: str) -> None:
-        self.up.pop(instance, None)
-
-
-@asynccontextmanager
-async def cloud_at(folder: Path, hosts: NoHosts | None = None) -> AsyncIterator[str]:
-    """The real service without hosts; yields its address."""
-    server = await cloudserver.serve(Cloud(hosts or NoHosts(), CloudLog(folder / "cloud.log")), "127.0.0.1", 0)
-    async with server:
-        yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+from hostlesscloud import NoHosts, served
 
 
 @pytest.mark.parametrize("check", providercontract.CHECKS, ids=lambda c: c.__name__)
@@ -65,7 +32,7 @@ def test_the_provider_in_memory_keeps_the_contract(check):
 @pytest.mark.parametrize("check", providercontract.CHECKS, ids=lambda c: c.__name__)
 def test_the_local_provider_keeps_the_contract(tmp_path: Path, check):
     async def story() -> None:
-        async with cloud_at(tmp_path) as url:
+        async with served(tmp_path / "cloud.log") as url:
             await check(lambda tag: LocalProvider(url, {"model": tag}, "the contract"))
 
     asyncio.run(story())
@@ -76,7 +43,7 @@ def test_the_whole_spec_arrives(tmp_path: Path):
     spec = Spec("m-1", (File("/var/lib/a", "ü\n", 0o644),), (Archive("/var/lib/b", b"\0\1"),), ("x.service",))
 
     async def story() -> None:
-        async with cloud_at(tmp_path, hosts) as url:
+        async with served(tmp_path / "cloud.log", hosts) as url:
             await LocalProvider(url, {"model": "m", "controller": "c"}, "me").start(providercontract.fresh(), spec)
 
     asyncio.run(story())
@@ -96,7 +63,7 @@ def test_no_room_and_a_host_that_fails_are_tried_again_and_the_log_has_every_lif
     hosts.troubles = [Full("all places are taken"), LaunchFailed("no power"), OSError("no space left")]
 
     async def story() -> None:
-        async with cloud_at(tmp_path, hosts) as url:
+        async with served(tmp_path / "cloud.log", hosts) as url:
             provider = LocalProvider(url, {}, "controller 1, token 0.7")
             for reason in ("all places", "no power", "no space left"):
                 with pytest.raises(TryAgain, match=reason):
@@ -117,7 +84,7 @@ def test_an_instance_that_goes_down_by_itself_is_gone_for_good(tmp_path: Path):
     hosts, one = NoHosts(), providercontract.fresh()
 
     async def story() -> None:
-        async with cloud_at(tmp_path, hosts) as url:
+        async with served(tmp_path / "cloud.log", hosts) as url:
             provider = LocalProvider(url, {}, "")
             await provider.start(one, Spec("m"))
             next(iter(hosts.up.values())).set()
@@ -205,7 +172,7 @@ def test_the_service_answers_nonsense_with_a_reason(tmp_path: Path):
         return int(head.split()[1]), json.loads(body)
 
     async def story() -> None:
-        async with cloud_at(tmp_path) as url:
+        async with served(tmp_path / "cloud.log") as url:
             for request in (
                 b"nonsense\r\n\r\n",
                 b"PUT /v1/instances/a HTTP/1.1\r\nContent-Length: x\r\n\r\n",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import TypeVar
 
@@ -245,14 +245,14 @@ def test_the_reporter_writes_when_the_network_changes_and_looks_after_its_rows()
     own: list[str] = ["10.0.0.1"]
     asked = 0
 
-    def addresses() -> Iterable[str]:
+    def addresses() -> tuple[tuple[str, ...], int]:
         nonlocal asked
         asked += 1
         if own == ["error"]:
             raise OSError("the kernel does not answer")
-        return own
+        return tuple(sorted(own)), 17070
 
-    reporter = AddressReporter(them.database, "1", 17070, own=addresses)
+    reporter = AddressReporter(them.database, "1", addresses)
 
     def rows() -> list[str]:
         return [r[0] for r in them.database.sqlite.execute("SELECT address FROM controller_api_address ORDER BY 1")]

@@ -82,8 +82,8 @@ class Connection(Protocol):
 
 FAILED = (RPCError, Over, TooLate, BadMessage)
 
-# Dials one address, trusting these authorities (PEM). It raises what a race's `connect` may.
-Connect = Callable[[HostPort, str], Awaitable[Connection]]
+# Dials one address as the agent of this file, trusting its authorities. It raises what a race's `connect` may.
+Connect = Callable[[HostPort, AgentConf], Awaitable[Connection]]
 
 
 @dataclass(frozen=True)
@@ -194,7 +194,7 @@ class Caller:
         ordered = order.for_agent(conf.controllers, self._dice, self._failures.recent(loop.time()))
         address, connection = await dial.dial(
             ordered,
-            lambda address: self._connect(address, conf.cacert),
+            lambda address: self._connect(address, conf),
             discard=lambda connection: connection.close(),
             pace=self._pace,
             on_failure=self._note,

@@ -20,7 +20,7 @@ from typing import Any
 
 from controller.api import dial, interfaces, messages, order, scopes
 from controller.api.agent import agentconf
-from controller.api.agent.agentconf import AgentConfError
+from controller.api.agent.agentconf import AgentConf, AgentConfError
 from controller.api.agent.agentfile import AgentConfFile
 from controller.api.agent.caller import FAILED, Caller, Connect, Connected
 from controller.api.dial import DialError, Pace
@@ -124,7 +124,7 @@ class Updater:
         if answered not in new:
             old = tuple(tuple(a for a in group if a not in new) for group in conf.controllers)
             await self._put((*wanted, *old))
-            await self._prove(wanted, conf.cacert)
+            await self._prove(wanted, conf)
         await self._put(wanted)
         self._caller.use_new_list()
 
@@ -134,10 +134,10 @@ class Updater:
             self._writes += 1
             log.info("%s: controllers are at %s", conf.tag, ", ".join(map(str, conf.apiaddresses)))
 
-    async def _prove(self, wanted: Groups, cacert: str) -> None:
+    async def _prove(self, wanted: Groups, conf: AgentConf) -> None:
         _, connection = await dial.dial(
             order.for_agent(wanted, self._dice),
-            lambda address: self._connect(address, cacert),
+            lambda address: self._connect(address, conf),
             discard=lambda connection: connection.close(),
             pace=self._pace,
         )

@@ -1,0 +1,101 @@
+"""What can be done with the machines of a model, from any controller. Every call may be repeated after a doubt."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from typing import TypeVar
+
+from controller import changes
+from controller.models import own, store
+from controller.models.model import Model, check_uuid
+from controller.models.remains import Remains
+from controller.models.service import Models
+from controller.workers import machinerows, machines
+from controller.workers.machines import Machine, State
+from dbaccessor import errors, retry
+from dbaccessor.database import Transaction
+from dbaccessor.namespaces import CONTROLLER
+
+SUBJECT = "machine"
+# In one request: a slip of the finger is not to become a thousand machines.
+MOST = 100
+
+_T = TypeVar("_T")
+
+
+class Machines:
+    """The machines of all models."""
+
+    def __init__(self, models: Models) -> None:
+        self._models = models
+
+    async def all(self, model: str, *, deadline_seconds: float = 10) -> tuple[Machine, ...]:
+        """Return the model's machines by number, stopped ones too. `model` is a name or a uuid. Raises Refused."""
+        return await self._run(model, machinerows.listed, deadline_seconds, read_only=True)
+
+    async def add(
+        self, model: str, uuids: Sequence[str], *, manual: bool = False, deadline_seconds: float = 15
+    ) -> tuple[Machine, ...]:
+        """Return the machines with these uuids, added unless they are there. Raises Refused."""
+        if not 0 < len(set(uuids)) == len(uuids) <= MOST:
+            raise errors.Refused(f"between one and {MOST} machines can be added at once, not {len(uuids)}")
+        for uuid in uuids:
+            check_uuid(uuid)
+
+        async def add(tx: Transaction) -> tuple[Machine, ...]:
+            await own.require_alive(tx)
+            added = await machinerows.add(tx, uuids, manual=manual)
+            await changes.bump(tx, SUBJECT)
+            return added
+
+        return await self._run(model, add, deadline_seconds)
+
+    async def remove(self, model: str, numbers: Sequence[int], *, deadline_seconds: float = 15) -> tuple[Machine, ...]:
+        """Return the machines with these numbers, not wanted from now on. Raises Refused, changing nothing."""
+
+        async def remove(tx: Transaction) -> tuple[Machine, ...]:
+            removed = await machinerows.remove(tx, numbers)
+            await changes.bump(tx, SUBJECT)
+            return removed
+
+        return await self._run(model, remove, deadline_seconds)
+
+    async def _run(
+        self, model: str, fn: Callable[[Transaction], Awaitable[_T]], seconds: float, *, read_only: bool = False
+    ) -> _T:
+        deadline = asyncio.get_running_loop().time() + seconds
+        while True:
+            try:
+                found = await self._find(model, deadline)
+                database = self._models.database(found)
+                return await database.run(fn, read_only=read_only, deadline_seconds=retry.left(deadline))
+            except errors.Indefinite:
+                if retry.left(deadline) <= 0:
+                    raise
+
+    async def _find(self, model: str, deadline: float) -> Model:
+        database = self._models.databases.database(CONTROLLER)
+        found = await database.run(
+            lambda tx: store.find(tx, model), read_only=True, deadline_seconds=retry.left(deadline)
+        )
+        if found is None:
+            raise errors.Refused(f"there is no model {model}")
+        return found
+
+
+async def _wind_up(tx: Transaction) -> None:
+    for machine in await machinerows.listed(tx):
+        after = machines.unwanted(machine)
+        if after != machine:
+            await machinerows.replace(tx, machine, after)
+            await changes.bump(tx, SUBJECT)
+
+
+async def _left(tx: Transaction) -> int:
+    rows = (await tx.query("SELECT count(*) FROM machine WHERE state != ?", (State.STOPPED.value,))).rows
+    return int(str(rows[0][0]))
+
+
+# A model is destroyed only when every provider has said that nothing of its machines is left.
+REMAINS = Remains("machines", _wind_up, _left)
