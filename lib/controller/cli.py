@@ -12,12 +12,12 @@ from typing import Annotated
 import typer
 
 import controller
-from controller.commands import backup, engine, leases, machines, models, recover, sql, status
+from controller.commands import backup, client, engine, leases, machines, models, recover, sql, status
 
 STATE_DIR = Path("/var/lib/ha-controller")
 
 app = typer.Typer(
-    help="Ask the controller on this machine, or repair it.",
+    help="Ask the controllers, from any machine; or look after the controller on this one.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -63,6 +63,13 @@ app.command()(sql.sql)
 app.command()(backup.backup)
 app.command()(backup.restore)
 app.command()(recover.recover)
+app.command()(client.registration)
+app.command()(client.register)
+app.command()(client.login)
+app.command()(client.logout)
+app.command()(client.controllers)
+app.command()(client.switch)
+app.command()(client.show_controller)
 
 
 if __name__ == "__main__":

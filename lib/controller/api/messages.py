@@ -65,7 +65,7 @@ class Request(msgspec.Struct, frozen=True, rename="kebab", omit_defaults=True, k
 
 
 class Response(msgspec.Struct, frozen=True, rename="kebab", omit_defaults=True, kw_only=True):
-    """The answer to one request. With an `error` there is no `response`."""
+    """The answer to one request. Beside an `error` the `response` says nothing, but python-libjuju wants one."""
 
     request_id: int
     response: msgspec.Raw = msgspec.Raw(b"")
@@ -261,7 +261,13 @@ def answer(number: int, result: Any) -> bytes:
 def refusal(number: int, error: RPCError) -> bytes:
     """Return the message of a response that says no."""
     return msgspec.json.encode(
-        Response(request_id=number, error=str(error) or "failed", error_code=error.code, error_info=error.info)
+        Response(
+            request_id=number,
+            response=msgspec.Raw(b"{}"),
+            error=str(error) or "failed",
+            error_code=error.code,
+            error_info=error.info,
+        )
     )
 
 

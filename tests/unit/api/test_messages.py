@@ -46,7 +46,7 @@ def test_an_answer_has_no_error_key_because_libjuju_takes_one_for_a_failure():
 def test_a_refusal_carries_the_words_and_the_code_of_juju():
     sent = json.loads(messages.refusal(4, messages.RPCError("permission denied", messages.UNAUTHORIZED)))
 
-    assert sent == {"request-id": 4, "error": "permission denied", "error-code": "unauthorized access"}
+    assert sent == {"request-id": 4, "response": {}, "error": "permission denied", "error-code": "unauthorized access"}
 
 
 def test_an_answer_with_an_error_is_raised_with_its_code():

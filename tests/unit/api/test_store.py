@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from controller.api.client import entries
 from controller.api.client.entries import Account, Controllers, Entry
-from controller.api.client.store import ACCOUNTS, CONTROLLERS, LOCK, Store, StoreError, Unknown
+from controller.api.client.store import ACCOUNTS, CONTROLLERS, COOKIES, LOCK, Store, StoreError, Unknown
 from controller.api.messages import Epoch, HostPort
 
 ROOT = Path(__file__).parents[3]
@@ -167,6 +167,21 @@ def test_one_cluster_has_one_name_and_one_name_is_one_cluster(store: Store):
     assert list(store.controllers().entries) == ["prod"]
 
 
+@pytest.mark.parametrize("name", ["", ".", "../prod", "a/b", "a b", "-a", "x" * 101, "a\nb"])
+def test_a_name_that_is_no_name_is_refused(store: Store, name: str):
+    with pytest.raises(StoreError, match="no name"):
+        store.add(name, Entry("another", (), CA), Account("admin"))
+
+
+def test_each_controller_has_the_file_that_libjuju_does_not_begin_without(store: Store):
+    cookies = store.directory / COOKIES / "prod.json"
+
+    assert cookies.read_text() == "[]\n"
+    assert stat.S_IMODE(cookies.stat().st_mode) == 0o600
+    store.forget("prod")
+    assert not cookies.exists()
+
+
 def test_switching_logging_out_and_forgetting(store: Store):
     store.add("test", Entry("another", (), CA), Account("admin", "x"))
 
@@ -206,8 +221,8 @@ from controller.api.messages import HostPort
 number, store = sys.argv[2], Store(Path(sys.argv[1]), lock_seconds=60)
 sys.stdin.read()  # All begin at once.
 store.add(f"c{number}", Entry(f"uuid-{number}", (f"10.0.0.{number}:17070",), "ca"), Account("admin", number))
-for turn in range(3):
-    everyone = tuple((HostPort(value=f"10.0.{turn}.{number}", port=17070),) for turn in range(3))
+for turn in range(2):
+    everyone = tuple((HostPort(value=f"10.0.{turn}.{number}", port=17070),) for turn in range(2))
     store.remember_login(f"c{number}", f"uuid-{number}", everyone, f"10.0.{turn}.{number}:17070")
     # Everybody also changes what all share.
     store.remember_login("shared", "uuid-shared", (), f"10.1.0.{number}:17070")
@@ -242,8 +257,8 @@ def test_fifty_processes_at_once_lose_nothing_and_nobody_sees_half_a_file(tmp_pa
     assert [w.returncode for w in writers] == [0] * 50
     assert set(controllers.entries) == {"shared", *(f"c{n}" for n in range(1, 51))}
     for n in range(1, 51):
-        assert controllers.entries[f"c{n}"].api_endpoints[0] == f"10.0.2.{n}:17070"
-        assert len(controllers.entries[f"c{n}"].api_endpoints) == 3
+        assert controllers.entries[f"c{n}"].api_endpoints[0] == f"10.0.1.{n}:17070"
+        assert len(controllers.entries[f"c{n}"].api_endpoints) == 2
         assert accounts.entries[f"c{n}"].password == str(n)
     assert set(controllers.entries["shared"].api_endpoints) == {f"10.1.0.{n}:17070" for n in range(1, 51)}
-    assert {p.name for p in store.directory.iterdir()} == {CONTROLLERS, ACCOUNTS, LOCK}
+    assert {p.name for p in store.directory.iterdir()} == {CONTROLLERS, ACCOUNTS, LOCK, COOKIES}

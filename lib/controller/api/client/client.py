@@ -53,9 +53,12 @@ class Untrusted(ClientError):
 class Client:
     """One user at one cluster, logged in. Made by `connect` or `register`."""
 
-    def __init__(self, store: Store, name: str, password: str | None, pace: Pace, model_uuid: str) -> None:
+    def __init__(
+        self, store: Store, name: str, password: str | None, pace: Pace, model_uuid: str, *, user: str = ""
+    ) -> None:
         self._store = store
         self.name = name
+        self._user = user
         self._password = password
         self._pace = pace
         self._model_uuid = model_uuid
@@ -68,16 +71,18 @@ class Client:
         store: Store,
         name: str | None = None,
         *,
+        user: str = "",
         password: str | None = None,
         model_uuid: str = "",
         pace: Pace = dial.CLIENT,
     ) -> Client:
         """Return a client that has logged in to the controller of this name, or to the current one.
 
+        `user` and `password` are whom the store names, if not given.
         Raises a ClientError, and StoreError where the store does not know the controller. A store that cannot be
         written is logged, and is no reason not to be in.
         """
-        client = cls(store, store.find(name).name, password, pace, model_uuid)
+        client = cls(store, store.find(name).name, password, pace, model_uuid, user=user)
         await client.reconnect()
         return client
 
@@ -137,12 +142,14 @@ class Client:
         """Come in anew: at the address that was good last, else at another. Raises a ClientError, StoreError."""
         await self.close()
         known = self._store.find(self.name)
-        if known.account is None:
+        account = known.account or Account("")
+        user = self._user or account.user
+        password = self._password or (account.password if user == account.user else "")
+        if not user:
             raise NoPassword(f"nobody is logged in to {known.name}: hactl login {known.name}")
-        password = self._password or known.account.password
         if not password:
-            raise NoPassword(f"the password of {known.account.user} at {known.name} is not stored: hactl login")
-        self._connection, self._login = await self._come_in(known, known.account.user, password)
+            raise NoPassword(f"the password of {user} at {known.name} is not stored: hactl login {known.name}")
+        self._connection, self._login = await self._come_in(known, user, password)
         self._remember(known)
 
     async def close(self) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -26,10 +27,14 @@ ENVIRONMENT = "HA_CONTROLLER_DATA"
 CONTROLLERS = "controllers.yaml"
 ACCOUNTS = "accounts.yaml"
 LOCK = "store.lock"
+# One file a controller. Nothing of ours is in it; python-libjuju does not begin without one.
+COOKIES = "cookies"
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@-]{0,99}")
 
 _MOST_BYTES = 16 << 20
 _LOCK_SECONDS = 15.0
-_LOOK_SECONDS = 0.01
+_LOOK_SECONDS = 0.03
 
 _T = TypeVar("_T")
 
@@ -96,10 +101,13 @@ class Store:
             self._write_accounts(accounts, replace(accounts, entries={**accounts.entries, name: account}))
             fresh = replace(entry, extra={**(there.extra if there else {}), **entry.extra})
             changed = replace(controllers, entries={**controllers.entries, name: fresh}, current=name)
+            self._make_cookies(name)
             self._write_controllers(controllers, changed)
 
     def require_free(self, name: str, uuid: str) -> None:
-        """Raise StoreError if the name is another cluster's, or this cluster has another name here."""
+        """Raise StoreError if the name is none, or another cluster's, or this cluster has another name here."""
+        if not _NAME.fullmatch(name):
+            raise StoreError(f"{name!r} is no name for a controller: letters, digits, and . _ @ - after the first")
         for there, entry in self.controllers().entries.items():
             if there == name and entry.uuid != uuid:
                 raise StoreError(f"{name} is another cluster ({entry.uuid}) here: choose another name")
@@ -155,6 +163,7 @@ class Store:
             left = {n: e for n, e in controllers.entries.items() if n != name}
             current = "" if controllers.current == name else controllers.current
             self._write_controllers(controllers, replace(controllers, entries=left, current=current))
+            self._cookies(name).unlink(missing_ok=True)
 
     def switch(self, name: str) -> str:
         """Make a controller the current one. Return which was it before. Raises Unknown."""
@@ -193,6 +202,16 @@ class Store:
             ) from error
         except OSError as error:
             raise StoreError(f"{self.directory} cannot be changed: {error}") from error
+
+    def _cookies(self, name: str) -> Path:
+        return self.directory / COOKIES / f"{name}.json"
+
+    def _make_cookies(self, name: str) -> None:
+        path = self._cookies(name)
+        path.parent.mkdir(mode=0o700, exist_ok=True)
+        if not path.exists():
+            path.touch(mode=0o600)
+            path.write_text("[]\n")
 
     def _write_controllers(self, before: Controllers, after: Controllers) -> bool:
         return before != after and self._replace(CONTROLLERS, entries.render_controllers(after))
