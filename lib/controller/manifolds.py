@@ -8,6 +8,7 @@
 | domain-schema | Databases, once the node serves and their tables are there: what most others need | everywhere |
 | models | Models: what can be done with models | everywhere |
 | controller-config | ControllerConfig: the settings of the controller set | everywhere |
+| spaces | SpaceService: what can be done with spaces | everywhere |
 | enrolment | Enrolment: what new agents begin with | everywhere |
 | machines | Machines: what can be done with machines | everywhere |
 | lease-manager | Manager | everywhere |
@@ -25,10 +26,11 @@ from collections.abc import Callable
 
 from controller import domainschema, leaseroutes, leases, node, sockets
 from controller.answering import Route
-from controller.api import apiserver
+from controller.api import apiserver, spaces
 from controller.api import routes as apiroutes
 from controller.api.apiserver import ApiServer
 from controller.api.pages import Sources
+from controller.api.spaces import SpaceService
 from controller.controllerconfig import ControllerConfig
 from controller.engine import Getter, Manifold, Manifolds, Missing, Worker, offer
 from controller.leases import Key, Manager
@@ -57,7 +59,13 @@ LEASES = "lease-manager"
 PRIMARY = "is-primary-controller"
 
 # What control.socket answers beside the node's own: each names the manifold that answers it.
-ROUTES: tuple[Route, ...] = (*modelroutes.ROUTES, *leaseroutes.ROUTES, *apiroutes.ROUTES, *machineroutes.ROUTES)
+ROUTES: tuple[Route, ...] = (
+    *spaces.ROUTES,
+    *modelroutes.ROUTES,
+    *leaseroutes.ROUTES,
+    *apiroutes.ROUTES,
+    *machineroutes.ROUTES,
+)
 
 
 # Makes a manifold run on the one controller of the set that is the primary one.
@@ -81,6 +89,9 @@ def controller_manifolds(
         "models": offer(lambda get: Models(get(domainschema.NAME, Databases)), (domainschema.NAME,)),
         "controller-config": offer(
             lambda get: ControllerConfig(get(domainschema.NAME, Databases)), (domainschema.NAME,)
+        ),
+        spaces.NAME: offer(
+            lambda get: SpaceService(get(domainschema.NAME, Databases).database(CONTROLLER)), (domainschema.NAME,)
         ),
         "enrolment": offer(
             lambda get: Enrolment(get(domainschema.NAME, Databases), own.state_dir, lambda: own.worker.conf),
