@@ -97,7 +97,9 @@ def controller_manifolds(
             lambda get: Enrolment(get(domainschema.NAME, Databases), own.state_dir, lambda: own.worker.conf),
             (domainschema.NAME,),
         ),
-        "machines": offer(lambda get: Machines(get("models", Models)), ("models",)),
+        "machines": offer(
+            lambda get: Machines(get("models", Models), get("enrolment", Enrolment)), ("models", "enrolment")
+        ),
         LEASES: Manifold(_lease_manager, (domainschema.NAME,)),
         PRIMARY: Manifold(_is_primary, (LEASES, domainschema.NAME)),
         apiserver.NAME: Manifold(lambda get: _api_server(get, own, pages), (domainschema.NAME, "models")),

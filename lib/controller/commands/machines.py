@@ -1,4 +1,4 @@
-"""`hactl machines`, `add-machine`, `remove-machine` and `controller-config`."""
+"""`hactl machines`, `add-machine`, `enrol-machine`, `remove-machine` and `controller-config`."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import msgspec
 import typer
 
-from controller import asking, statusview
+from controller import asking, ownmachine, statusview
 from controller.asking import Format, FormatOption
 from controller.columns import columns
 from controller.models.model import CONTROLLER, new_uuid
@@ -58,7 +58,25 @@ def add_machine(
     """
     # The uuids are chosen here, so that asking again after an answer that did not come means the same machines.
     body = {"uuids": [new_uuid() for _ in range(num_machines)], "model": model, "manual": manual}
-    _tell(model, _ask(context.obj, "/machines/add", body), format, "added")
+    added = _ask(context.obj, "/machines/add", body)
+    _tell(model, added, format, "added")
+    if manual and format is Format.TEXT:
+        _tell_how_to_enrol(model, added)
+
+
+def enrol_machine(
+    context: typer.Context,
+    number: Annotated[int, typer.Argument(help="Its number.", metavar="MACHINE")],
+    model: ModelOption = CONTROLLER,
+) -> None:
+    """Print a new agent.conf for a machine that you bring yourself. One that was printed earlier is void then.
+
+    \b
+    Examples:
+      (umask 077; hactl enrol-machine 3 > agent.conf)
+    """
+    body = _post(context.obj, "/machines/enrol", {"number": number, "model": model})
+    typer.echo(msgspec.json.decode(body, type=dict[str, str])["agent-conf"], nl=False)
 
 
 def remove_machine(
@@ -127,6 +145,13 @@ def _tell(model: str, found: tuple[Shown, ...], format: Format, done: str) -> No
         return
     for machine in found:
         typer.echo(f"machine {machine.number} {done}: {machine.state}{f', {_told(machine)}' if _told(machine) else ''}")
+
+
+def _tell_how_to_enrol(model: str, added: tuple[Shown, ...]) -> None:
+    option = "" if model == CONTROLLER else f" --model {model}"
+    for machine in added:
+        typer.echo(f"  here:     (umask 077; hactl enrol-machine {machine.number}{option} > agent.conf)")
+        typer.echo(f"  there:    put it into {ownmachine.STATE_DIR} (mode 0600), and run agentd")
 
 
 def _told(machine: Shown) -> str:

@@ -7,7 +7,7 @@ from typing import Any
 
 from controller.answering import Nothing, Route
 from controller.controllerconfig import ControllerConfig
-from controller.workers.machinemessages import Added, Answer, Changed, Listed, Removed, Shown
+from controller.workers.machinemessages import Added, Answer, Changed, Enrolled, Listed, Removed, Shown
 from controller.workers.machines import Machine
 from controller.workers.machineservice import Machines
 from dbaccessor import errors
@@ -25,6 +25,10 @@ async def _remove(machines: Machines, wanted: Removed) -> Answer:
     if not wanted.numbers:
         raise errors.Refused("which machines?")
     return _answer(await machines.remove(wanted.model, wanted.numbers))
+
+
+async def _enrol(machines: Machines, wanted: Enrolled) -> dict[str, str]:
+    return {"agent-conf": await machines.enrol(wanted.model, wanted.number)}
 
 
 async def _settings(config: ControllerConfig, _: Nothing) -> dict[str, Any]:
@@ -52,6 +56,7 @@ ROUTES = (
     Route("POST", "/machines", "machines", Machines, _list, Listed),
     Route("POST", "/machines/add", "machines", Machines, _add, Added),
     Route("POST", "/machines/remove", "machines", Machines, _remove, Removed),
+    Route("POST", "/machines/enrol", "machines", Machines, _enrol, Enrolled),
     Route("GET", "/controller-config", "controller-config", ControllerConfig, _settings),
     Route("POST", "/controller-config", "controller-config", ControllerConfig, _set, Changed),
 )

@@ -7,11 +7,13 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import TypeVar
 
 from controller import changes
+from controller.api import agentsecrets, passwords
 from controller.models import own, store
 from controller.models.model import Model, check_uuid
 from controller.models.remains import Remains
 from controller.models.service import Models
 from controller.workers import enrolment, machinerows, machines
+from controller.workers.enrolment import Enrolment
 from controller.workers.machines import Machine, State
 from dbaccessor import errors, retry
 from dbaccessor.database import Transaction
@@ -27,8 +29,9 @@ _T = TypeVar("_T")
 class Machines:
     """The machines of all models."""
 
-    def __init__(self, models: Models) -> None:
+    def __init__(self, models: Models, enrolment: Enrolment) -> None:
         self._models = models
+        self._enrolment = enrolment
 
     async def all(self, model: str, *, deadline_seconds: float = 10) -> tuple[Machine, ...]:
         """Return the model's machines by number, stopped ones too. `model` is a name or a uuid. Raises Refused."""
@@ -62,6 +65,28 @@ class Machines:
             return removed
 
         return await self._run(model, remove, deadline_seconds)
+
+    async def enrol(self, model: str, number: int, *, deadline_seconds: float = 15) -> str:
+        """Return a new agent.conf for a machine that somebody brings; an earlier one lets nobody in any more.
+
+        Raises Refused, changing nothing: no such machine, not a manual one, or there is no API to log in to.
+        """
+        deadline = asyncio.get_running_loop().time() + deadline_seconds
+        draft = await self._enrolment.draft((await self._find(model, deadline)).uuid)
+        if draft is None:
+            raise errors.Refused("there is no API that an agent could log in to: TLS is off")
+        secret = passwords.new_secret()
+
+        async def enrol(tx: Transaction) -> Machine:
+            found = [m for m in await machinerows.listed(tx) if m.number == number]
+            if not found or not found[0].manual or found[0].state is State.STOPPED:
+                raise errors.Refused(
+                    f"there is no manual machine {number} in model {model}: add-machine --manual adds one"
+                )
+            await agentsecrets.provide(tx, enrolment.tag_of(found[0]), passwords.hashed_secret(secret))
+            return found[0]
+
+        return draft.text(await self._run(model, enrol, retry.left(deadline)), secret)
 
     async def _run(
         self, model: str, fn: Callable[[Transaction], Awaitable[_T]], seconds: float, *, read_only: bool = False
