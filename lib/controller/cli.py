@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 
 import controller
-from controller.commands import backup, client, engine, leases, machines, models, recover, sql, status
+from controller.commands import backup, client, engine, leases, machines, models, recover, spaces, sql, status
 
 STATE_DIR = Path("/var/lib/ha-controller")
 
@@ -55,6 +55,9 @@ app.command()(leases.leases)
 app.command()(models.models)
 app.command()(models.add_model)
 app.command()(models.destroy_model)
+app.command()(spaces.spaces)
+app.command()(spaces.add_space)
+app.command()(spaces.remove_space)
 app.command()(machines.machines)
 app.command()(machines.add_machine)
 app.command()(machines.remove_machine)

@@ -8,6 +8,8 @@
 | domain-schema | Databases, once the node serves and their tables are there: what most others need | everywhere |
 | models | Models: what can be done with models | everywhere |
 | controller-config | ControllerConfig: the settings of the controller set | everywhere |
+| spaces | SpaceService: what can be done with spaces | everywhere |
+| enrolment | Enrolment: what new agents begin with | everywhere |
 | machines | Machines: what can be done with machines | everywhere |
 | lease-manager | Manager | everywhere |
 | is-primary-controller | Singular: the responsibility for what runs once in a controller set | everywhere |
@@ -24,10 +26,11 @@ from collections.abc import Callable
 
 from controller import domainschema, leaseroutes, leases, node, sockets
 from controller.answering import Route
-from controller.api import apiserver
+from controller.api import apiserver, spaces
 from controller.api import routes as apiroutes
 from controller.api.apiserver import ApiServer
 from controller.api.pages import Sources
+from controller.api.spaces import SpaceService
 from controller.controllerconfig import ControllerConfig
 from controller.engine import Getter, Manifold, Manifolds, Missing, Worker, offer
 from controller.leases import Key, Manager
@@ -39,6 +42,7 @@ from controller.models import routes as modelroutes
 from controller.models.manager import ModelWorkerManager
 from controller.models.model import Model
 from controller.models.service import Models
+from controller.models.watch import ModelWatch
 from controller.node import Databases, Node
 from controller.notifier import Notifier
 from controller.plugins import Plugins
@@ -46,6 +50,7 @@ from controller.sockets import Sockets
 from controller.workers import addressreporter, machineroutes
 from controller.workers.addressreporter import AddressReporter
 from controller.workers.addresssetter import AddressSetter
+from controller.workers.enrolment import Enrolment
 from controller.workers.machineservice import Machines
 from controller.workers.pruner import Pruner
 from dbaccessor.namespaces import CONTROLLER
@@ -54,7 +59,13 @@ LEASES = "lease-manager"
 PRIMARY = "is-primary-controller"
 
 # What control.socket answers beside the node's own: each names the manifold that answers it.
-ROUTES: tuple[Route, ...] = (*modelroutes.ROUTES, *leaseroutes.ROUTES, *apiroutes.ROUTES, *machineroutes.ROUTES)
+ROUTES: tuple[Route, ...] = (
+    *spaces.ROUTES,
+    *modelroutes.ROUTES,
+    *leaseroutes.ROUTES,
+    *apiroutes.ROUTES,
+    *machineroutes.ROUTES,
+)
 
 
 # Makes a manifold run on the one controller of the set that is the primary one.
@@ -79,6 +90,13 @@ def controller_manifolds(
         "controller-config": offer(
             lambda get: ControllerConfig(get(domainschema.NAME, Databases)), (domainschema.NAME,)
         ),
+        spaces.NAME: offer(
+            lambda get: SpaceService(get(domainschema.NAME, Databases).database(CONTROLLER)), (domainschema.NAME,)
+        ),
+        "enrolment": offer(
+            lambda get: Enrolment(get(domainschema.NAME, Databases), own.state_dir, lambda: own.worker.conf),
+            (domainschema.NAME,),
+        ),
         "machines": offer(lambda get: Machines(get("models", Models)), ("models",)),
         LEASES: Manifold(_lease_manager, (domainschema.NAME,)),
         PRIMARY: Manifold(_is_primary, (LEASES, domainschema.NAME)),
@@ -87,7 +105,7 @@ def controller_manifolds(
         "api-address-setter": once(Manifold(lambda get: _address_setter(get, own), (domainschema.NAME,))),
         "model-worker-manager": Manifold(
             lambda get: _model_worker_manager(get, model_plugins, on_model_start),
-            ("models", LEASES, "controller-config"),
+            ("models", LEASES, "controller-config", "enrolment"),
         ),
         "pruner": once(Manifold(_pruner, ("models", LEASES))),
     }
@@ -130,7 +148,11 @@ def _address_setter(get: Getter, own: Node) -> AddressSetter:
 
 def _model_worker_manager(get: Getter, plugins: Plugins, on_start: Callable[[str], None]) -> ModelWorkerManager:
     models, manager, turns = get("models", Models), get(LEASES, Manager), modelmanifolds.new_turns()
-    config = get("controller-config", ControllerConfig)
+    config, enrolment = get("controller-config", ControllerConfig), get("enrolment", Enrolment)
+
+    def table(watch: ModelWatch) -> Manifolds:
+        own = modelmanifolds.model_manifolds(watch, models, manager, config, enrolment, turns)
+        return plugins.merge(own, watch.model)
 
     async def gone(model: Model) -> None:
         try:
@@ -141,7 +163,7 @@ def _model_worker_manager(get: Getter, plugins: Plugins, on_start: Callable[[str
 
     return ModelWorkerManager(
         models,
-        lambda watch: plugins.merge(modelmanifolds.model_manifolds(watch, models, manager, config, turns), watch.model),
+        table,
         gone,
         on_start,
         plugins.report,

@@ -58,6 +58,18 @@ def test_machines_are_hosts_with_an_agent_and_go_without_a_trace(client: Client)
     assert (told["uuid"], told["hostname"]) == (first["uuid"], "machine-0")
     assert first["address"] in on(client, first["instance"], "ip", "-br", "address")
 
+    # It finds the controller, and makes a password of its own.
+    state = ["sh", "-c", "cat /var/lib/ha-agent/agentd-state.json || true"]
+
+    def connected() -> bool:
+        text = on(client, first["instance"], *state)
+        return bool(text) and json.loads(text)["caller"]["connected"]
+
+    pulserun.until(connected, 30, "the agent to be connected")
+    conf = on(client, first["instance"], "cat", "/var/lib/ha-agent/agent.conf")
+    assert 'tag: "machine-0"' in conf
+    assert 'apipassword: ""' not in conf
+
     # Supervised: killed, it is there again as the same machine.
     on(client, first["instance"], "kill", "-9", str(told["pid"]))
 

@@ -98,8 +98,13 @@ async def facts(tx: Asks, default_port: int) -> Facts:
         Controller(str(i), tuple(sorted(reported.get(str(i), ()))), str(bind), ports.get(str(i), default_port))
         for i, bind in nodes.rows
     )
+    return Facts(controllers, await spaces(tx), await management_space(tx))
+
+
+async def management_space(tx: Asks) -> str:
+    """Return the space whose addresses agents are sent to, "" where none is set."""
     setting = await tx.query('SELECT value FROM controller_config WHERE "key" = ?', (MANAGEMENT_SPACE,))
-    return Facts(controllers, await spaces(tx), str(setting.rows[0][0]) if setting.rows else "")
+    return str(setting.rows[0][0]) if setting.rows else ""
 
 
 async def forget_departed(tx: Transaction) -> None:

@@ -8,6 +8,7 @@
 | model-database | Database: the model's own, once it is there with its tables | everywhere |
 | is-responsible | Singular: the responsibility for the model, where this controller has it | everywhere |
 | controller-config | ControllerConfig: the controller's own | everywhere |
+| enrolment | Enrolment: the controller's own; what new agents begin with | everywhere |
 | undertaker | nothing | where responsible |
 | compute-provisioner | nothing | where responsible |
 """
@@ -28,6 +29,7 @@ from controller.models.service import Models
 from controller.models.undertaker import Undertaker
 from controller.models.watch import ModelWatch
 from controller.workers import computemanifolds, machineservice
+from controller.workers.enrolment import Enrolment
 from dbaccessor.schema import Patch
 
 # What has to be gone before a model is.
@@ -42,7 +44,12 @@ def key_of(model: Model) -> Key:
 
 
 def model_manifolds(
-    watch: ModelWatch, models: Models, leases: Manager, config: ControllerConfig, turns: asyncio.Semaphore
+    watch: ModelWatch,
+    models: Models,
+    leases: Manager,
+    config: ControllerConfig,
+    enrolment: Enrolment,
+    turns: asyncio.Semaphore,
 ) -> Manifolds:
     """Return the table of one model. `turns` bounds how many models' databases are made at the same time."""
     return {
@@ -50,6 +57,7 @@ def model_manifolds(
         "models": lend(models),
         "lease-manager": lend(leases),
         "controller-config": lend(config),
+        "enrolment": lend(enrolment),
         "model-database": gate(lambda get: _database(get, turns), ("model", "models")),
         "is-responsible": singular("lease-manager", key_of(watch.model), leases.timing.duration_seconds),
         "undertaker": is_responsible()(Manifold(_undertaker, ("model", "models"))),

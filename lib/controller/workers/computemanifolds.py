@@ -10,6 +10,7 @@ from controller.models.service import Models
 from controller.models.watch import ModelWatch
 from controller.workers import agentfiles
 from controller.workers.computeprovisioner import ComputeProvisioner
+from controller.workers.enrolment import Enrolment
 from controller.workers.localprovider import PYTHON, LocalProvider
 from controller.workers.machineservice import SUBJECT
 from controller.workers.provider import Provider
@@ -19,15 +20,15 @@ NAME = "compute-provisioner"
 
 
 def manifold(flag: str = "is-responsible") -> Manifold:
-    """Return the manifold. It needs the manifolds model, models, model-database and controller-config of its table."""
-    return is_responsible(flag)(
-        Manifold(lambda get: _provisioner(get, flag), ("model", "models", "model-database", "controller-config"))
-    )
+    """Return the manifold. Its inputs are manifolds of a model's table."""
+    inputs = ("model", "models", "model-database", "controller-config", "enrolment")
+    return is_responsible(flag)(Manifold(lambda get: _provisioner(get, flag), inputs))
 
 
 def _provisioner(get: Getter, flag: str) -> ComputeProvisioner:
     model, models = get("model", ModelWatch).model, get("models", Models)
     database, config = get("model-database", Database), get("controller-config", ControllerConfig)
+    enrolment = get("enrolment", Enrolment)
     held = get(flag, Singular).responsibility  # type: ignore[type-abstract]
     if held is None:
         raise Missing(f"{flag} says no")
@@ -46,6 +47,7 @@ def _provisioner(get: Getter, flag: str) -> ComputeProvisioner:
         find,
         lambda machine: agentfiles.spec(machine, model.uuid, PYTHON),
         changed=count,
+        draft=lambda: enrolment.draft(model.uuid),
     )
 
 

@@ -17,10 +17,11 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Coroutine
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol, TypeVar
 
-from controller.workers import machinerows, machines
+from controller.workers import enrolment, machinerows, machines
+from controller.workers.enrolment import Draft
 from controller.workers.machines import Machine, State, Want
 from controller.workers.provider import Instance, Provider, ProviderError, Spec, TryAgain
 from dbaccessor import errors
@@ -55,7 +56,7 @@ class ComputeProvisioner:
     """One model's. `check` raises once the responsibility is over; `find_provider` returns None when none is set.
 
     `changed` returns another value after rows have changed, perhaps late: a cheap question, so that all rows are read
-    only when there is a reason.
+    only when there is a reason. `draft` returns what a new machine's agent begins with, None for nothing.
     """
 
     def __init__(
@@ -66,6 +67,7 @@ class ComputeProvisioner:
         spec: Callable[[Machine], Spec],
         pace: Pace | None = None,
         changed: Callable[[], Awaitable[object]] | None = None,
+        draft: Callable[[], Awaitable[Draft | None]] | None = None,
     ) -> None:
         self._database = database
         self._check = check
@@ -73,6 +75,7 @@ class ComputeProvisioner:
         self._spec = spec
         self._pace = pace or Pace()
         self._changed = changed
+        self._draft = draft
         self._change: object = None
         self._wake = asyncio.Event()
         self._busy: dict[str, asyncio.Task[None]] = {}
@@ -134,15 +137,20 @@ class ComputeProvisioner:
         todo = await self._database.run(machinerows.to_do, read_only=True)
         self._waiting = len(todo)
         next_due = self._next_sweep
+        to_start: list[Machine] = []
         for machine in todo:
             due = self._due_at(machine)
             if due > now:
                 next_due = min(next_due, due)
-            elif machine.wants is Want.START:
-                self._begin(machine.uuid, lambda m=machine: self._start(provider, m))  # type: ignore[misc]
+            elif machine.wants is Want.START and machine.uuid not in self._busy:
+                to_start.append(machine)
             elif machine.wants is Want.STOP:
                 self._begin(machine.uuid, lambda m=machine: self._stop(provider, m))  # type: ignore[misc]
         self._due = {m.uuid: self._due[m.uuid] for m in todo if m.uuid in self._due}
+        # Last, since there may be nothing to be said of controllers yet: what is stopped does not wait for that.
+        draft = await self._draft() if to_start and self._draft is not None else None
+        for machine in to_start:
+            self._begin(machine.uuid, lambda m=machine: self._start(provider, m, draft))  # type: ignore[misc]
         if unheard is not None:
             raise unheard
         return max(0.0, next_due - now)
@@ -179,13 +187,24 @@ class ComputeProvisioner:
             self._busy.pop(uuid, None)
             self._wake.set()
 
-    async def _start(self, provider: Provider, machine: Machine) -> None:
+    async def _start(self, provider: Provider, machine: Machine, draft: Draft | None) -> None:
         intended = machines.intend(machine)
-        if not await self._write(machine, intended):
+
+        async def intend(tx: Transaction) -> str | None:
+            """Return the agent's first secret, None when the machine has changed meanwhile."""
+            if not await machinerows.replace(tx, machine, intended):
+                return None
+            return "" if draft is None else await enrolment.secret_of(tx, intended)
+
+        secret = await self._database.run(intend)
+        if secret is None:
             return
+        spec = self._spec(machine)
+        if draft is not None:
+            spec = replace(spec, files=(*spec.files, draft.file(machine, secret)))
         self._check()
         try:
-            instance = await provider.start(machine.uuid, self._spec(machine))
+            instance = await provider.start(machine.uuid, spec)
         except ProviderError as error:
             after = machines.failed(intended, str(error), again=isinstance(error, TryAgain))
             log.warning("machine %d did not start: %s", machine.number, error)
@@ -218,7 +237,17 @@ class ComputeProvisioner:
         self._unknown_stopped += 1
 
     async def _write(self, before: Machine, after: Machine) -> bool:
-        return await self._database.run(lambda tx: machinerows.replace(tx, before, after))
+        async def write(tx: Transaction) -> bool:
+            done = await machinerows.replace(tx, before, after)
+            if done and self._draft is not None:
+                # A provider has the files of a started machine, so nobody hands out its agent's first secret again.
+                if after.state is State.STARTED:
+                    await enrolment.forget_secret(tx, after)
+                elif after.state is State.STOPPED:
+                    await enrolment.shut_out(tx, after)
+            return done
+
+        return await self._database.run(write)
 
     # All of them
 

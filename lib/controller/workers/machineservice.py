@@ -11,7 +11,7 @@ from controller.models import own, store
 from controller.models.model import Model, check_uuid
 from controller.models.remains import Remains
 from controller.models.service import Models
-from controller.workers import machinerows, machines
+from controller.workers import enrolment, machinerows, machines
 from controller.workers.machines import Machine, State
 from dbaccessor import errors, retry
 from dbaccessor.database import Transaction
@@ -56,6 +56,8 @@ class Machines:
 
         async def remove(tx: Transaction) -> tuple[Machine, ...]:
             removed = await machinerows.remove(tx, numbers)
+            for machine in removed:
+                await enrolment.shut_out(tx, machine)
             await changes.bump(tx, SUBJECT)
             return removed
 
@@ -89,6 +91,7 @@ async def _wind_up(tx: Transaction) -> None:
         after = machines.unwanted(machine)
         if after != machine:
             await machinerows.replace(tx, machine, after)
+            await enrolment.shut_out(tx, machine)
             await changes.bump(tx, SUBJECT)
 
 

@@ -101,6 +101,27 @@ def parse(text: str) -> AgentConf:
     return conf
 
 
+def new(
+    tag: str,
+    *,
+    cacert: str,
+    oldpassword: str,
+    controllers: Iterable[Sequence[HostPort]],
+    controller: str = "",
+    model: str = "",
+    epoch: Epoch | None = None,
+) -> AgentConf:
+    """Return the first file of an agent. Its password is one that somebody else knows: the agent makes its own.
+
+    Raises WouldStrand without an address or an authority.
+    """
+    tags = {"tag": tag, "controller": controller, "model": model}
+    text = "# format 2.0\n" + "".join(_dump(key, value) for key, value in tags.items() if value)
+    conf = with_servers(with_authorities(parse(text), cacert), controllers)
+    conf = with_passwords(conf, "", oldpassword)
+    return conf if epoch is None else with_epoch(conf, epoch)
+
+
 def with_servers(conf: AgentConf, controllers: Iterable[Sequence[HostPort]]) -> AgentConf:
     """Return the file with these addresses, one sequence a controller; `conf` itself where they are the same ones.
 
@@ -131,11 +152,11 @@ def with_epoch(conf: AgentConf, newest: Epoch) -> AgentConf:
 
 
 def with_authorities(conf: AgentConf, cacert: str) -> AgentConf:
-    """Return the file with the authorities that a controller's certificate must come from."""
-    if conf.cacert.strip() == cacert.strip():
-        return conf
+    """Return the file with the authorities that a controller's certificate must come from. Raises WouldStrand."""
     if not cacert.strip():
         raise WouldStrand(f"without any authority {conf.tag} could trust no controller; the last ones stay")
+    if conf.cacert.strip() == cacert.strip():
+        return conf
     return _changed(conf, {"cacert": cacert})
 
 
