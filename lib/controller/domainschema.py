@@ -51,7 +51,7 @@ async def bring_up_to_date(databases: Databases) -> tuple[Patch, ...]:
     return await databases.database(CONTROLLER).run(apply)
 
 
-class UpToDate(Offer):
+class Patched(Offer):
     """Offers a value whose schema is up to date, and applies what had to wait once it need not any more.
 
     `again` brings it up to date and returns what still waits; idempotent.
@@ -87,7 +87,7 @@ def manifold(node: str) -> Manifold:
                 return await bring_up_to_date(databases)
 
             await databases.until_serving()
-            return UpToDate(databases, await until_done(apply), apply)
+            return Patched(databases, await until_done(apply), apply)
 
         return prepare
 
