@@ -63,7 +63,7 @@ class Node:
         await self.worker.stop()
         if self.worker.stuck:
             # A thread waits inside the library for ever; leaving it behind is the only way to end.
-            log.error("the handover did not come back; ending without it")
+            log.error("the node did not come to an orderly end; ending without it")
             logging.shutdown()
             os._exit(1)
 
