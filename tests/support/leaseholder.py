@@ -64,7 +64,8 @@ class Holders:
             child.kill()
             child.wait(DEADLINE_SECONDS)
 
-    def start(self, *numbers: int, wall_offset: float = 0.0) -> None:
+    def start(self, *numbers: int, wall_offset: float = 0.0, more_leases: int = 0) -> None:
+        """`more_leases`: each claims so many of its own as well."""
         for n in numbers:
             described = {
                 "ids": self.nodes.ids,
@@ -73,6 +74,7 @@ class Holders:
                 "seconds": self.seconds,
                 "acts": str(self._file),
                 "wall-offset": wall_offset,
+                "more-leases": more_leases,
             }
             with (self.nodes.folder / f"holder-{n}.log").open("ab") as log:
                 self.children[n] = subprocess.Popen(
@@ -123,6 +125,11 @@ class Holders:
         assert isinstance(found, Act)
         return found
 
+    def report(self, n: int) -> dict[str, Any]:
+        """Return what the manager of this one reported last."""
+        found: dict[str, Any] = json.loads((self.nodes.folder / f"acts.{n}").read_text())
+        return found
+
     def logs(self) -> str:
         return "\n".join(path.read_text()[-2000:] for path in sorted(self.nodes.folder.glob("holder-*.log")))
 
@@ -132,6 +139,27 @@ def judge(acts: list[Act]) -> None:
     for before, after in itertools.pairwise(acts):
         assert before.token <= after.token, f"{after} after {before}"
         assert before.token != after.token or before.holder == after.holder, f"{after} shares its token with {before}"
+
+
+class _More:
+    """Claims leases of this holder's own, and writes the manager's report down again and again."""
+
+    def __init__(self, manager: Manager, described: dict[str, Any]) -> None:
+        self._manager = manager
+        self._file = Path(f"{described['acts']}.{described['holder']}")
+        names = [f"{described['holder']}-{n}" for n in range(described["more-leases"])]
+        self._keys = [Key(KEY.namespace, name, name) for name in names]
+        self._seconds = float(described["seconds"])
+
+    async def run(self) -> None:
+        await asyncio.gather(*(self._manager.claim(key, self._seconds) for key in self._keys))
+        while True:
+            report = {**self._manager.report(), "leases": None}
+            held = sum(self._manager.held(key) is not None for key in self._keys)
+            temporary = self._file.with_suffix(".new")
+            temporary.write_text(json.dumps({**report, "more-held": held}))
+            temporary.rename(self._file)
+            await asyncio.sleep(0.5)
 
 
 class _Actor:
@@ -217,6 +245,7 @@ async def _live(described: dict[str, Any]) -> None:
             "lease-manager": Manifold(manage),
             "is-responsible": singular("lease-manager", KEY, seconds),
             "actor": is_responsible()(Manifold(act)),
+            "more": Manifold(lambda get: _More(get("lease-manager", Manager), described), inputs=("lease-manager",)),
         }
     )
     running = asyncio.create_task(engine.run())

@@ -40,6 +40,8 @@ class Keeper:
         self.held: dict[Key, Held] = {}
         self.leaving: dict[Key, Held] = {}
         self.counters: Counter[str] = Counter()
+        # The shortest time that a renewal had left when it came: how near a lease here ever was to being lost.
+        self.least_left: float | None = None
         self._store = store
         self._timing = timing
         self._clock = clock
@@ -78,12 +80,13 @@ class Keeper:
         row = await self._store.move(seen, attempt.row, deadline_seconds=seconds)
         if self.held.get(key) is not held:
             return False
-        late = held.late
+        late, left = held.late, held.responsibility.seconds_left
         if not held.heard(row):
             self.lose(held, f"controller {row.holder} has taken over" if row and row.holder else "its row was freed")
             return False
         self.counters["late-renewals"] += held.late - late
         self.counters["renewals"] += 1
+        self.least_left = left if self.least_left is None else min(self.least_left, left)
         return row is not None and row.renewals == attempt.row.renewals and not self._is_over(held)
 
     def lose(self, held: Held, why: str) -> None:

@@ -168,6 +168,7 @@ class Manager:
             **({"problem": self._observer.problem} if self._observer.problem else {}),
             "waiting": self._observer.waiting,
             "counters": dict(self._keeper.counters),
+            **({} if self._keeper.least_left is None else {"least-seconds-left": round(self._keeper.least_left, 3)}),
             "leases": [self._report_of(row) for _, row in sorted(self._observer.sightings.rows().items())],
         }
 

@@ -7,6 +7,9 @@ commits, have tokens that only rise.
 from __future__ import annotations
 
 import asyncio
+import os
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 
@@ -148,3 +151,49 @@ def test_all_holders_start_anew_at_once(three: Processes):
         assert DURATION - 1.5 < other.at - killed < DURATION + 4
 
     play(three, 3, story)
+
+
+def test_the_holder_and_the_leader_die_in_the_same_moment(three: Processes):
+    def story(holders: Holders) -> None:
+        first = holder(holders)
+        leader = asyncio.run(three.wait_for_leader())
+        killed = time.monotonic()
+        holders.kill(first)
+        three.kill(leader)
+        other = holders.wait_for_other(str(first), killed)
+        print(f"another acted after {other.at - killed:.2f} s")
+        assert other.at - killed < DURATION + 1
+
+    play(three, 3, story)
+
+
+@pytest.mark.long
+@pytest.mark.timeout(3600)
+def test_no_lease_is_lost_in_minutes_with_all_cores_busy(three: Processes):
+    """LEASE_SOAK_SECONDS, LEASE_SOAK_LEASES: how long, and how many leases each of three holders has."""
+    seconds, leases = (int(os.environ.get(f"LEASE_SOAK_{n}", d)) for n, d in (("SECONDS", 600), ("LEASES", 300)))
+    busy = [
+        subprocess.Popen(["setpriv", "--pdeathsig", "KILL", "--", sys.executable, "-c", "while True: pass"])
+        for _ in range(os.cpu_count() or 1)
+    ]
+
+    def story(holders: Holders) -> None:
+        for n in range(3):
+            holders.kill(n)
+        holders.start(*range(3), more_leases=leases)
+        began = time.monotonic()
+        first = holders.wait_for_other(None, began)
+        time.sleep(seconds)
+        assert holders.acts()[-1].token == first.token
+        for n in range(3):
+            report = holders.report(n)
+            print({key: report.get(key) for key in ("counters", "least-seconds-left", "more-held")})
+            assert report["more-held"] == leases
+            assert not report["counters"].get("lost")
+
+    try:
+        play(three, 3, story)
+    finally:
+        for one in busy:
+            one.kill()
+            one.wait()
