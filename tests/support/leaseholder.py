@@ -8,6 +8,7 @@ with the moment before it checked its responsibility, and it inserts a row throu
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import dataclasses
 import itertools
 import json
@@ -30,6 +31,7 @@ from dbaccessor import errors
 from dbaccessor.database import Database, Transaction
 from dbaccessor.identity import Epoch
 from dqlitenodes import DEADLINE_SECONDS, LATENCY_MS, Processes
+from lossyway import LossyWay
 
 KEY = Key("singular-controller", "m", "m")
 MODEL = "model-m"
@@ -52,6 +54,8 @@ class Holders:
         self.nodes = nodes
         self.seconds = seconds
         self.children: dict[int, subprocess.Popen[bytes]] = {}
+        self._ways: dict[int, LossyWay] = {}
+        self._stack = contextlib.ExitStack()
         self._file = nodes.folder / "acts"
         self._file.touch()
 
@@ -63,13 +67,20 @@ class Holders:
             child.send_signal(signal.SIGCONT)
             child.kill()
             child.wait(DEADLINE_SECONDS)
+        self._stack.close()
+
+    def way(self, n: int) -> LossyWay:
+        """Return the way of this one to the cluster's nodes."""
+        if n not in self._ways:
+            self._ways[n] = self._stack.enter_context(LossyWay(self.nodes.ports))
+        return self._ways[n]
 
     def start(self, *numbers: int, wall_offset: float = 0.0, more_leases: int = 0) -> None:
         """`more_leases`: each claims so many of its own as well."""
         for n in numbers:
             described = {
                 "ids": self.nodes.ids,
-                "ports": self.nodes.ports,
+                "ports": self.way(n).ports,
                 "holder": str(n),
                 "seconds": self.seconds,
                 "acts": str(self._file),

@@ -86,6 +86,28 @@ def test_a_holder_that_was_paused_past_its_duration_acts_no_more_and_cannot_comm
     play(three, 2, story)
 
 
+@pytest.mark.parametrize(
+    ("requests", "answers"), [(True, True), (True, False), (False, True)], ids=["both ways", "requests", "answers"]
+)
+def test_a_holder_that_is_cut_off_stops_before_another_acts(three: Processes, requests: bool, answers: bool):
+    def story(holders: Holders) -> None:
+        first = holder(holders)
+        holders.way(first).cut(requests=requests, answers=answers)
+        cut = time.monotonic()
+        other = holders.wait_for_other(str(first), cut)
+        last = max(act.at for act in holders.acts() if act.holder == str(first))
+        print(f"it acted for {last - cut:.2f} s, another after {other.at - cut:.2f} s")
+        # With the answers gone alone, one more renewal may have been committed, a moment after the cut.
+        assert last < other.at < cut + DURATION + 1 + (0 if requests else 1.2)
+        holders.way(first).heal()
+        healed = time.monotonic()
+        holders.wait(lambda acts: acts[-1].at > healed + 2, "the other goes on")
+        assert holders.acts()[-1].token == other.token
+        assert holders.children[first].poll() is None
+
+    play(three, 3, story)
+
+
 def test_the_leader_dies_while_leases_are_claimed_and_renewed(three: Processes):
     def story(holders: Holders) -> None:
         for _ in range(2):
