@@ -231,6 +231,23 @@ async def written(nodes: Processes) -> list[Act]:
     return [Act(float(str(i)), str(h), Token(int(str(e)), int(str(c)))) for i, e, c, h in rows]
 
 
+def play(three: Processes, count: int, story: Callable[[Holders], None], seconds: float) -> None:
+    """Found the cluster, start so many holders, play the story when one of them acts, and judge all acts."""
+
+    async def found() -> None:
+        await three.grow()
+        await three.wait_for_roles(3, 0)
+        await create(three)
+
+    asyncio.run(found())
+    with Holders(three, seconds) as holders:
+        holders.start(*range(count))
+        holders.wait_for_other(None, 0)
+        story(holders)
+        judge(holders.acts())
+    judge(asyncio.run(written(three)))
+
+
 async def _live(described: dict[str, Any]) -> None:
     nodes = Processes(Path("/nonexistent"), 0)
     nodes.ids = {int(index): number for index, number in described["ids"].items()}

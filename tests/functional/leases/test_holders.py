@@ -7,35 +7,15 @@ commits, have tokens that only rise.
 from __future__ import annotations
 
 import asyncio
-import os
-import subprocess
-import sys
 import time
-from collections.abc import Callable
 
 import pytest
 
-import leaseholder
 from controller.leases import timing as timings
 from dqlitenodes import Processes
-from leaseholder import Holders
+from leaseholder import Holders, play
 
 DURATION = timings.PROMISED_SECONDS
-
-
-def play(three: Processes, count: int, story: Callable[[Holders], None], seconds: float = DURATION) -> None:
-    async def found() -> None:
-        await three.grow()
-        await three.wait_for_roles(3, 0)
-        await leaseholder.create(three)
-
-    asyncio.run(found())
-    with Holders(three, seconds) as holders:
-        holders.start(*range(count))
-        holders.wait_for_other(None, 0)
-        story(holders)
-        leaseholder.judge(holders.acts())
-    leaseholder.judge(asyncio.run(leaseholder.written(three)))
 
 
 def holder(holders: Holders) -> int:
@@ -66,7 +46,7 @@ def test_after_a_clean_stop_another_acts_in_less_than_a_second(three: Processes)
         print(f"another acted {other.at - told:.2f} s after the stop, {other.at - last:.2f} s after the last act")
         assert other.at - told < 1
 
-    play(three, 3, story)
+    play(three, 3, story, DURATION)
 
 
 def test_a_holder_that_was_paused_past_its_duration_acts_no_more_and_cannot_commit(three: Processes):
@@ -83,7 +63,7 @@ def test_a_holder_that_was_paused_past_its_duration_acts_no_more_and_cannot_comm
         assert {act.holder for act in holders.acts() if act.at > thawed} == {other.holder}
         assert "is over" in holders.logs() or "is lost" in holders.logs()
 
-    play(three, 2, story)
+    play(three, 2, story, DURATION)
 
 
 @pytest.mark.parametrize(
@@ -105,7 +85,7 @@ def test_a_holder_that_is_cut_off_stops_before_another_acts(three: Processes, re
         assert holders.acts()[-1].token == other.token
         assert holders.children[first].poll() is None
 
-    play(three, 3, story)
+    play(three, 3, story, DURATION)
 
 
 def test_the_leader_dies_while_leases_are_claimed_and_renewed(three: Processes):
@@ -124,7 +104,7 @@ def test_the_leader_dies_while_leases_are_claimed_and_renewed(three: Processes):
             asyncio.run(three.wait_for_roles(3, 0))
             holders.start(first)
 
-    play(three, 5, story)
+    play(three, 5, story, DURATION)
 
 
 def test_nobody_loses_a_lease_to_a_leader_that_dies(three: Processes):
@@ -140,7 +120,7 @@ def test_nobody_loses_a_lease_to_a_leader_that_dies(three: Processes):
         holders.wait(lambda acts: acts[-1].at > now + 2, "it goes on")
         assert {act.token for act in holders.acts()} == {first.token}
 
-    play(three, 3, story)
+    play(three, 3, story, DURATION)
 
 
 def test_an_hour_on_the_wall_clock_changes_nothing(three: Processes):
@@ -158,7 +138,7 @@ def test_an_hour_on_the_wall_clock_changes_nothing(three: Processes):
         other = holders.wait_for_other(str(first), killed)
         assert DURATION - 2 < other.at - killed < DURATION + 1
 
-    play(three, 3, story)
+    play(three, 3, story, DURATION)
 
 
 def test_all_holders_start_anew_at_once(three: Processes):
@@ -172,7 +152,7 @@ def test_all_holders_start_anew_at_once(three: Processes):
         # What is counted again from the beginning is what the new processes themselves have seen.
         assert DURATION - 1.5 < other.at - killed < DURATION + 4
 
-    play(three, 3, story)
+    play(three, 3, story, DURATION)
 
 
 def test_the_holder_and_the_leader_die_in_the_same_moment(three: Processes):
@@ -186,36 +166,4 @@ def test_the_holder_and_the_leader_die_in_the_same_moment(three: Processes):
         print(f"another acted after {other.at - killed:.2f} s")
         assert other.at - killed < DURATION + 1
 
-    play(three, 3, story)
-
-
-@pytest.mark.long
-@pytest.mark.timeout(3600)
-def test_no_lease_is_lost_in_minutes_with_all_cores_busy(three: Processes):
-    """LEASE_SOAK_SECONDS, LEASE_SOAK_LEASES: how long, and how many leases each of three holders has."""
-    seconds, leases = (int(os.environ.get(f"LEASE_SOAK_{n}", d)) for n, d in (("SECONDS", 600), ("LEASES", 300)))
-    busy = [
-        subprocess.Popen(["setpriv", "--pdeathsig", "KILL", "--", sys.executable, "-c", "while True: pass"])
-        for _ in range(os.cpu_count() or 1)
-    ]
-
-    def story(holders: Holders) -> None:
-        for n in range(3):
-            holders.kill(n)
-        holders.start(*range(3), more_leases=leases)
-        began = time.monotonic()
-        first = holders.wait_for_other(None, began)
-        time.sleep(seconds)
-        assert holders.acts()[-1].token == first.token
-        for n in range(3):
-            report = holders.report(n)
-            print({key: report.get(key) for key in ("counters", "least-seconds-left", "more-held")})
-            assert report["more-held"] == leases
-            assert not report["counters"].get("lost")
-
-    try:
-        play(three, 3, story)
-    finally:
-        for one in busy:
-            one.kill()
-            one.wait()
+    play(three, 3, story, DURATION)

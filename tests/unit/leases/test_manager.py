@@ -461,3 +461,31 @@ def test_the_report_tells_who_holds_what_since_when():
         assert a.manager.report()["leases"][0]["held-here-seconds"] > 3
 
     play(2, story)
+
+
+def test_who_waits_on_a_manager_that_ends_is_told_so():
+    async def story(a: One, b: One) -> None:
+        await a.manager.claim(KEY, DURATION)
+        waiting = asyncio.create_task(b.manager.wait_until_free(KEY))
+        await asyncio.sleep(1)
+        await b.stop()
+        for call in (waiting, b.manager.wait_until_free(KEY), b.manager.claim(KEY, DURATION)):
+            with pytest.raises(errors.NotReady, match="has ended"):
+                await call
+
+    play(2, story)
+
+
+def test_a_claim_that_is_granted_while_the_manager_ends_is_given_up():
+    async def story(a: One, b: One) -> None:
+        await asyncio.sleep(1)
+        a.store.seconds = 0.5
+        claiming = asyncio.create_task(a.manager.claim(KEY, DURATION))
+        await asyncio.sleep(0.1)
+        await a.stop()
+        with pytest.raises(errors.NotReady, match="has ended"):
+            await claiming
+        assert [row.holder for row in a.store.table.history] == ["0", ""]
+        await b.manager.claim(KEY, DURATION)
+
+    play(2, story)
