@@ -144,8 +144,14 @@ class Manager:
         held = self._keeper.held.get(responsibility.key)
         if held is not None and held.responsibility is responsibility:
             self._keeper.begin_to_leave(held, "it was given up")
-            if self._group is not None:
-                self._group.create_task(self._keeper.leave(held, "it was given up", self.timing.claim_seconds))
+            leaving = self._keeper.leave(held, "it was given up", self.timing.claim_seconds)
+            try:
+                if self._group is not None:
+                    self._group.create_task(leaving)
+                    return
+            except RuntimeError:
+                pass  # The group ends already, and the end of `run` does it.
+            leaving.close()
 
     async def wait_until_free(self, key: Key) -> None:
         """Return when the lease can be claimed: nobody holds it, or who did has not renewed it in time.

@@ -489,3 +489,19 @@ def test_a_claim_that_is_granted_while_the_manager_ends_is_given_up():
         await b.manager.claim(KEY, DURATION)
 
     play(2, story)
+
+
+def test_what_is_given_up_while_the_manager_ends_is_freed_by_its_end():
+    async def story(a: One, b: One) -> None:
+        mine = await a.manager.claim(KEY, DURATION)
+        a.task.cancel()
+        # Before its parts have ended, and after it: neither may fail, whoever is told first.
+        await asyncio.sleep(0)
+        a.manager.give_up(mine)
+        a.manager.give_up(mine)
+        await a.stop()
+        a.manager.give_up(mine)
+        assert [row.holder for row in a.store.table.history] == ["0", ""]
+        await b.manager.claim(KEY, DURATION)
+
+    play(2, story)
