@@ -8,6 +8,7 @@ with the moment before it checked its responsibility, and it inserts a row throu
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import dataclasses
 import itertools
 import json
@@ -30,6 +31,7 @@ from dbaccessor import errors
 from dbaccessor.database import Database, Transaction
 from dbaccessor.identity import Epoch
 from dqlitenodes import DEADLINE_SECONDS, LATENCY_MS, Processes
+from lossyway import LossyWay
 
 KEY = Key("singular-controller", "m", "m")
 MODEL = "model-m"
@@ -52,6 +54,8 @@ class Holders:
         self.nodes = nodes
         self.seconds = seconds
         self.children: dict[int, subprocess.Popen[bytes]] = {}
+        self._ways: dict[int, LossyWay] = {}
+        self._stack = contextlib.ExitStack()
         self._file = nodes.folder / "acts"
         self._file.touch()
 
@@ -63,16 +67,25 @@ class Holders:
             child.send_signal(signal.SIGCONT)
             child.kill()
             child.wait(DEADLINE_SECONDS)
+        self._stack.close()
 
-    def start(self, *numbers: int, wall_offset: float = 0.0) -> None:
+    def way(self, n: int) -> LossyWay:
+        """Return the way of this one to the cluster's nodes."""
+        if n not in self._ways:
+            self._ways[n] = self._stack.enter_context(LossyWay(self.nodes.ports))
+        return self._ways[n]
+
+    def start(self, *numbers: int, wall_offset: float = 0.0, more_leases: int = 0) -> None:
+        """`more_leases`: each claims so many of its own as well."""
         for n in numbers:
             described = {
                 "ids": self.nodes.ids,
-                "ports": self.nodes.ports,
+                "ports": self.way(n).ports,
                 "holder": str(n),
                 "seconds": self.seconds,
                 "acts": str(self._file),
                 "wall-offset": wall_offset,
+                "more-leases": more_leases,
             }
             with (self.nodes.folder / f"holder-{n}.log").open("ab") as log:
                 self.children[n] = subprocess.Popen(
@@ -123,6 +136,11 @@ class Holders:
         assert isinstance(found, Act)
         return found
 
+    def report(self, n: int) -> dict[str, Any]:
+        """Return what the manager of this one reported last."""
+        found: dict[str, Any] = json.loads((self.nodes.folder / f"acts.{n}").read_text())
+        return found
+
     def logs(self) -> str:
         return "\n".join(path.read_text()[-2000:] for path in sorted(self.nodes.folder.glob("holder-*.log")))
 
@@ -132,6 +150,27 @@ def judge(acts: list[Act]) -> None:
     for before, after in itertools.pairwise(acts):
         assert before.token <= after.token, f"{after} after {before}"
         assert before.token != after.token or before.holder == after.holder, f"{after} shares its token with {before}"
+
+
+class _More:
+    """Claims leases of this holder's own, and writes the manager's report down again and again."""
+
+    def __init__(self, manager: Manager, described: dict[str, Any]) -> None:
+        self._manager = manager
+        self._file = Path(f"{described['acts']}.{described['holder']}")
+        names = [f"{described['holder']}-{n}" for n in range(described["more-leases"])]
+        self._keys = [Key(KEY.namespace, name, name) for name in names]
+        self._seconds = float(described["seconds"])
+
+    async def run(self) -> None:
+        await asyncio.gather(*(self._manager.claim(key, self._seconds) for key in self._keys))
+        while True:
+            report = {**self._manager.report(), "leases": None}
+            held = sum(self._manager.held(key) is not None for key in self._keys)
+            temporary = self._file.with_suffix(".new")
+            temporary.write_text(json.dumps({**report, "more-held": held}))
+            temporary.rename(self._file)
+            await asyncio.sleep(0.5)
 
 
 class _Actor:
@@ -192,6 +231,23 @@ async def written(nodes: Processes) -> list[Act]:
     return [Act(float(str(i)), str(h), Token(int(str(e)), int(str(c)))) for i, e, c, h in rows]
 
 
+def play(three: Processes, count: int, story: Callable[[Holders], None], seconds: float) -> None:
+    """Found the cluster, start so many holders, play the story when one of them acts, and judge all acts."""
+
+    async def found() -> None:
+        await three.grow()
+        await three.wait_for_roles(3, 0)
+        await create(three)
+
+    asyncio.run(found())
+    with Holders(three, seconds) as holders:
+        holders.start(*range(count))
+        holders.wait_for_other(None, 0)
+        story(holders)
+        judge(holders.acts())
+    judge(asyncio.run(written(three)))
+
+
 async def _live(described: dict[str, Any]) -> None:
     nodes = Processes(Path("/nonexistent"), 0)
     nodes.ids = {int(index): number for index, number in described["ids"].items()}
@@ -217,6 +273,7 @@ async def _live(described: dict[str, Any]) -> None:
             "lease-manager": Manifold(manage),
             "is-responsible": singular("lease-manager", KEY, seconds),
             "actor": is_responsible()(Manifold(act)),
+            "more": Manifold(lambda get: _More(get("lease-manager", Manager), described), inputs=("lease-manager",)),
         }
     )
     running = asyncio.create_task(engine.run())

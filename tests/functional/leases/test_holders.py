@@ -8,31 +8,14 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
 
 import pytest
 
-import leaseholder
 from controller.leases import timing as timings
 from dqlitenodes import Processes
-from leaseholder import Holders
+from leaseholder import Holders, play
 
 DURATION = timings.PROMISED_SECONDS
-
-
-def play(three: Processes, count: int, story: Callable[[Holders], None], seconds: float = DURATION) -> None:
-    async def found() -> None:
-        await three.grow()
-        await three.wait_for_roles(3, 0)
-        await leaseholder.create(three)
-
-    asyncio.run(found())
-    with Holders(three, seconds) as holders:
-        holders.start(*range(count))
-        holders.wait_for_other(None, 0)
-        story(holders)
-        leaseholder.judge(holders.acts())
-    leaseholder.judge(asyncio.run(leaseholder.written(three)))
 
 
 def holder(holders: Holders) -> int:
@@ -63,7 +46,7 @@ def test_after_a_clean_stop_another_acts_in_less_than_a_second(three: Processes)
         print(f"another acted {other.at - told:.2f} s after the stop, {other.at - last:.2f} s after the last act")
         assert other.at - told < 1
 
-    play(three, 3, story)
+    play(three, 3, story, DURATION)
 
 
 def test_a_holder_that_was_paused_past_its_duration_acts_no_more_and_cannot_commit(three: Processes):
@@ -80,7 +63,29 @@ def test_a_holder_that_was_paused_past_its_duration_acts_no_more_and_cannot_comm
         assert {act.holder for act in holders.acts() if act.at > thawed} == {other.holder}
         assert "is over" in holders.logs() or "is lost" in holders.logs()
 
-    play(three, 2, story)
+    play(three, 2, story, DURATION)
+
+
+@pytest.mark.parametrize(
+    ("requests", "answers"), [(True, True), (True, False), (False, True)], ids=["both ways", "requests", "answers"]
+)
+def test_a_holder_that_is_cut_off_stops_before_another_acts(three: Processes, requests: bool, answers: bool):
+    def story(holders: Holders) -> None:
+        first = holder(holders)
+        holders.way(first).cut(requests=requests, answers=answers)
+        cut = time.monotonic()
+        other = holders.wait_for_other(str(first), cut)
+        last = max(act.at for act in holders.acts() if act.holder == str(first))
+        print(f"it acted for {last - cut:.2f} s, another after {other.at - cut:.2f} s")
+        # With the answers gone alone, one more renewal may have been committed, a moment after the cut.
+        assert last < other.at < cut + DURATION + 1 + (0 if requests else 1.2)
+        holders.way(first).heal()
+        healed = time.monotonic()
+        holders.wait(lambda acts: acts[-1].at > healed + 2, "the other goes on")
+        assert holders.acts()[-1].token == other.token
+        assert holders.children[first].poll() is None
+
+    play(three, 3, story, DURATION)
 
 
 def test_the_leader_dies_while_leases_are_claimed_and_renewed(three: Processes):
@@ -99,7 +104,7 @@ def test_the_leader_dies_while_leases_are_claimed_and_renewed(three: Processes):
             asyncio.run(three.wait_for_roles(3, 0))
             holders.start(first)
 
-    play(three, 5, story)
+    play(three, 5, story, DURATION)
 
 
 def test_nobody_loses_a_lease_to_a_leader_that_dies(three: Processes):
@@ -115,7 +120,7 @@ def test_nobody_loses_a_lease_to_a_leader_that_dies(three: Processes):
         holders.wait(lambda acts: acts[-1].at > now + 2, "it goes on")
         assert {act.token for act in holders.acts()} == {first.token}
 
-    play(three, 3, story)
+    play(three, 3, story, DURATION)
 
 
 def test_an_hour_on_the_wall_clock_changes_nothing(three: Processes):
@@ -133,7 +138,7 @@ def test_an_hour_on_the_wall_clock_changes_nothing(three: Processes):
         other = holders.wait_for_other(str(first), killed)
         assert DURATION - 2 < other.at - killed < DURATION + 1
 
-    play(three, 3, story)
+    play(three, 3, story, DURATION)
 
 
 def test_all_holders_start_anew_at_once(three: Processes):
@@ -147,4 +152,18 @@ def test_all_holders_start_anew_at_once(three: Processes):
         # What is counted again from the beginning is what the new processes themselves have seen.
         assert DURATION - 1.5 < other.at - killed < DURATION + 4
 
-    play(three, 3, story)
+    play(three, 3, story, DURATION)
+
+
+def test_the_holder_and_the_leader_die_in_the_same_moment(three: Processes):
+    def story(holders: Holders) -> None:
+        first = holder(holders)
+        leader = asyncio.run(three.wait_for_leader())
+        killed = time.monotonic()
+        holders.kill(first)
+        three.kill(leader)
+        other = holders.wait_for_other(str(first), killed)
+        print(f"another acted after {other.at - killed:.2f} s")
+        assert other.at - killed < DURATION + 1
+
+    play(three, 3, story, DURATION)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import random
 
+import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
@@ -249,7 +250,17 @@ class Faults(RuleBasedStateMachine):
             self.world.close()
 
 
-def test_at_most_one_acts_at_any_time_and_somebody_soon_after():
+def play(examples: int) -> None:
     run_state_machine_as_test(
-        Faults, settings=settings(max_examples=40, stateful_step_count=30, deadline=None, database=None)
+        Faults, settings=settings(max_examples=examples, stateful_step_count=30, deadline=None, database=None)
     )
+
+
+def test_at_most_one_acts_at_any_time_and_somebody_soon_after():
+    play(25)
+
+
+@pytest.mark.long
+@pytest.mark.timeout(3600)
+def test_at_most_one_acts_at_any_time_and_somebody_soon_after_at_length():
+    play(600)
