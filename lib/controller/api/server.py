@@ -64,7 +64,7 @@ class Server:
         async def hash_password(password: str) -> str:
             return await self.logins.hashed(password)
 
-        self._facades = facades.build(domain, hash_password)
+        self._facades = facades.build(domain, hash_password, sources.cluster)
         self.logins = Logins(domain, self._facades)
         self._pages = Pages(sources, self.logins)
 

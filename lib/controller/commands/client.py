@@ -16,10 +16,12 @@ import msgspec
 import typer
 
 from controller import asking, statusview
-from controller.api.client.client import Client, ClientError, Unavailable
+from controller.api.client.client import Client, ClientError, NotNow, Unavailable
 from controller.api.client.entries import Account
 from controller.api.client.store import Known, Store, StoreError, default_directory
+from controller.api.connection import Over, TooLate
 from controller.api.dial import Pace
+from controller.api.messages import RPCError
 from controller.api.registration import BadRegistration
 from controller.asking import Format, FormatOption
 from controller.columns import columns
@@ -174,6 +176,28 @@ def show_controller(
             typer.echo(f"  {_word(line)}")
 
 
+def is_current() -> bool:
+    """Whether there is a current controller; an unreadable store is none."""
+    try:
+        return bool(_store().controllers().current)
+    except StoreError:
+        return False
+
+
+def ask(name: str, facade: str, version: int, method: str) -> dict[str, Any]:
+    """Return what a controller that is known here answers, or end the program with the reason."""
+    known = _known(name)
+
+    async def asked() -> dict[str, Any]:
+        async with await Client.connect(_store(), known.name, pace=PACE) as client:
+            try:
+                return await client.call(facade, version, method, None, dict[str, Any])
+            except (RPCError, Over, TooLate) as error:
+                raise ClientError(f"{known.name} does not answer: {error}") from error
+
+    return _run(asked())
+
+
 def _told(known: Known) -> dict[str, Any]:
     entry = known.entry
     return {
@@ -217,6 +241,8 @@ def _guarded(work: Callable[[], _T]) -> _T:
     """Return what `work` returns, or end the program with the reason and the right code."""
     try:
         return work()
+    except NotNow as error:
+        asking.fail(statusview.NO_QUORUM, str(error))
     except Unavailable as error:
         asking.fail(statusview.UNREACHABLE, str(error))
     except (ClientError, StoreError) as error:

@@ -104,6 +104,10 @@ def test_a_person_registers_logs_in_and_out_and_finds_the_controllers_when_one_i
     assert "first" not in json.dumps(shown)
     assert f"connected-to: {first}" in person.says("show-controller", "prod")
 
+    assert "3 voters" in person.says("status", "--controller", "prod")
+    told = json.loads(person.says("--state-dir", str(tmp_path / "none"), "status", "--format", "json"))
+    assert told["cluster"]["health"] == "healthy"
+
     lost = next(n for n in range(3) if f"{cluster.address(n)}:{PORT}" == first)
     cluster.kill(lost)
     shown = json.loads(person.says("show-controller", "--format", "json"))

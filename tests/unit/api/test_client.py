@@ -14,7 +14,7 @@ import pytest
 
 from apiserver import Served
 from controller.api import messages, passwords, registration
-from controller.api.client.client import Client, ClientError, Denied, NoPassword, Unavailable, Untrusted
+from controller.api.client.client import Client, ClientError, Denied, NoPassword, NotNow, Unavailable, Untrusted
 from controller.api.client.entries import Account, Entry
 from controller.api.client.store import LOCK, Store, StoreError, Unknown
 from controller.api.connection import Over
@@ -177,7 +177,7 @@ def test_a_controller_that_cannot_let_anybody_in_now_is_passed_over(tmp_path: Pa
         async with await cluster.connect() as client:
             assert str(client.connection.address) == cluster.addresses[2]
         cluster.all[2].fakes.users.trouble = errors.NotReady("no quorum")
-        with pytest.raises(Unavailable) as raised:
+        with pytest.raises(NotNow) as raised:
             await cluster.connect()
         assert str(raised.value).count("no quorum") == 3
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import ssl
 from dataclasses import replace
 from pathlib import Path
 
@@ -356,6 +357,24 @@ def test_a_replaced_certificate_is_shown_to_the_next_connection_and_the_others_l
         await (await served.enter()).close()
         await before.call("Pinger", 1, "Ping")
         await before.close()
+
+    serve(tmp_path, play)
+
+
+def test_who_asks_for_the_name_that_jujus_clients_ask_for_finds_it_in_the_certificate(tmp_path: Path):
+    async def play(served: Served) -> None:
+        context = served.context
+        context.check_hostname = True
+        for name in ("juju-apiserver", "juju-app"):
+            try:
+                _, writer = await asyncio.open_connection(
+                    "127.0.0.1", served.server.port, ssl=context, server_hostname=name
+                )
+            except ssl.SSLCertVerificationError:
+                assert name == "juju-app"
+            else:
+                assert name == "juju-apiserver"
+                writer.close()
 
     serve(tmp_path, play)
 

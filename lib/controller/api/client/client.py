@@ -46,6 +46,10 @@ class Unavailable(ClientError):
     """Nobody can be reached, or nobody who is reached can let anybody in now. The message names each address."""
 
 
+class NotNow(Unavailable):
+    """Controllers answer, and none of them can let anybody in now: there is no quorum, or it was tried too often."""
+
+
 class Untrusted(ClientError):
     """Somebody answers with a certificate that is not of this cluster. Nothing was sent to him."""
 
@@ -164,11 +168,12 @@ class Client:
         addresses = _addresses(entry.api_endpoints)
         left = order.for_client(addresses, addresses[0] if addresses else None)
         passed: list[str] = []
+        not_now = False
         while True:
             try:
                 made = await _dial(left, entry.ca_cert, self._pace, self._model_uuid)
             except (DialError, ClientError) as error:
-                raise _no_way_in(known.name, passed, error) from error
+                raise _no_way_in(known.name, passed, error, not_now=not_now) from error
             try:
                 result = await made.login(asked, deadline_seconds=self._pace.total)
                 reason = _not_this_cluster(entry, result)
@@ -176,6 +181,7 @@ class Client:
                     return made, result
             except RPCError as error:
                 reason = await _passed_over(made, error, known.name, user)
+                not_now = not_now or error.code == messages.TRY_AGAIN
             except (Over, TooLate, BadMessage) as error:
                 reason = str(error)
             except BaseException:
@@ -280,11 +286,15 @@ def _not_this_cluster(entry: Entry, result: LoginResult) -> str:
             return ""
 
 
-def _no_way_in(name: str, passed: Sequence[str], error: DialError | ClientError) -> ClientError:
+def _no_way_in(
+    name: str, passed: Sequence[str], error: DialError | ClientError, *, not_now: bool = False
+) -> ClientError:
     """Return the error for a user: each address with its reason."""
     if isinstance(error, ClientError):
         return error
     reasons = [*passed, *map(str, error.failures)]
     sentence = f"no controller of {name} lets anybody in"
     told = f"{sentence}: {'; '.join(reasons)}" if reasons else f"{sentence}: no address is known; register again"
+    if not_now:
+        return NotNow(told)
     return Untrusted(told) if isinstance(error, dial.Untrusted) and not passed else Unavailable(told)

@@ -4,12 +4,21 @@ from __future__ import annotations
 
 from controller.api.domain import Domain
 from controller.api.facade import Facades
-from controller.api.facades import agent, cloud, controller, modelmanager, pinger, usermanager, watchers
+from controller.api.facades import (
+    agent,
+    cloud,
+    controller,
+    highavailability,
+    modelmanager,
+    pinger,
+    usermanager,
+    watchers,
+)
 
 __all__ = ["build"]
 
 
-def build(domain: Domain, hash_password: usermanager.HashPassword) -> Facades:
+def build(domain: Domain, hash_password: usermanager.HashPassword, status: highavailability.Status) -> Facades:
     """Return all facades of a controller. `hash_password` takes time and memory, and turns (login.py)."""
     return Facades.of(
         [
@@ -20,5 +29,6 @@ def build(domain: Domain, hash_password: usermanager.HashPassword) -> Facades:
             modelmanager.facade(domain),
             cloud.facade(),
             usermanager.facade(domain, hash_password),
+            highavailability.facade(status),
         ]
     )
