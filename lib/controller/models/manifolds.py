@@ -18,12 +18,8 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 
-<<<<<<< HEAD
 from controller.controllerconfig import ControllerConfig
-from controller.domainschema import UpToDate, until_done
-=======
 from controller.domainschema import Patched, until_done
->>>>>>> models
 from controller.engine import Getter, Manifold, Manifolds, Missing, Offer, gate, lend
 from controller.leases import Key, Manager, Responsibility, Singular, is_responsible, singular
 from controller.leases.secretary import SINGULAR_CONTROLLER
