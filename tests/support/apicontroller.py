@@ -73,10 +73,10 @@ class _Agents:
 
 
 async def main(folder: Path, controller_id: str, address: str, port: int) -> None:
-    fakes = Fakes()
+    certificate = ServerCertificate(Keyring(folder / f"tls-{controller_id}", controller_id))
+    fakes = Fakes(certificate.authorities())
     world = [msgspec.json.decode((folder / "world.json").read_bytes(), type=World)]
     domain = dataclasses.replace(fakes.domain, agents=_Agents(folder, world))
-    certificate = ServerCertificate(Keyring(folder / f"tls-{controller_id}", controller_id))
     sources = Sources(lambda: "", _nothing, _nothing, _nothing)
     limits = Limits(strangers_from_one_place=512)
     server = Server(domain, sources, certificate.context, (address,), port, limits)

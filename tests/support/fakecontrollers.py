@@ -15,6 +15,7 @@ from controller.api.agent.agentconf import AgentConf
 from controller.api.connection import Over
 from controller.api.dial import Kind, PeerError
 from controller.api.messages import (
+    BytesResult,
     EntityPasswords,
     Epoch,
     ErrorResult,
@@ -64,6 +65,8 @@ class World:
         self.dialled: list[HostPort] = []
         self.cacerts: set[str] = set()
         self.changed = asyncio.Event()
+        self.authorities = "the authority"  # What controllers say, and whose certificates they show.
+        self.certified_by = {"the authority"}
         self.password_error = ""
         self.forgets_passwords = False  # The answer to SetPasswords does not arrive.
 
@@ -85,7 +88,7 @@ class World:
             raise ConnectionRefusedError(errno.ECONNREFUSED, "Connection refused")
         if controller.silent:
             await asyncio.Event().wait()
-        if controller.foreign:
+        if controller.foreign or conf.cacert.strip() not in self.certified_by:
             raise PeerError(Kind.CERTIFICATE, "its certificate is of nobody known")
         return FakeConnection(address, controller)
 
@@ -150,6 +153,8 @@ class FakeConnection:
                         tuple(messages.HostPort(value=a.host, port=a.port) for a in group) for group in world.published
                     )
                 )
+            case "Machiner", 5, "CACert":
+                return BytesResult(world.authorities.encode())
             case "Agent", 3, "SetPasswords":
                 assert isinstance(params, EntityPasswords)
                 if world.password_error:

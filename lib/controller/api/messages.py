@@ -196,6 +196,12 @@ class StringsResult(msgspec.Struct, frozen=True):
     result: tuple[str, ...] = ()
 
 
+class BytesResult(msgspec.Struct, frozen=True):
+    """Of Machiner's CACert: the authorities that a controller's certificate comes from, as PEM; base64 on the wire."""
+
+    result: bytes = b""
+
+
 class EntityPassword(msgspec.Struct, frozen=True):
     """A new password for the one with this tag."""
 

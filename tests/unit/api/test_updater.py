@@ -58,6 +58,7 @@ class Story:
             own=lambda: self.interfaces,
             pace=PACE,
             again_seconds=0.05,
+            authorities_seconds=0.1,
             dice=dice,
         )
 
@@ -231,6 +232,27 @@ def test_a_file_that_cannot_be_written_now_is_written_later(tmp_path: Path):
         story.path.with_suffix(".away").rename(story.path)
         await story.until(lambda: host(3) in story.listed, "the new list")
         await story.until(lambda: story.updater.report()["problem"] == "", "nothing is left to say")
+
+    play(tmp_path, script)
+
+
+def test_new_authorities_are_trusted_once_a_controller_shows_a_certificate_of_theirs(tmp_path: Path):
+    async def script(story: Story) -> None:
+        await story.settled()
+        # They are said before the controllers have certificates of theirs.
+        story.world.authorities = "the next authority"
+        await story.until(lambda: "not trusted yet" in story.updater.report()["problem"], "it is said")
+        assert "no controller can be trusted" in story.updater.report()["problem"]
+        assert story.conf.cacert == "the authority"
+        story.world.certified_by = {"the authority", "the next authority"}
+        await story.until(lambda: story.conf.cacert == "the next authority", "they are trusted")
+        await story.until(lambda: story.updater.report()["problem"] == "", "nothing is left to say")
+        story.world.certified_by = {"the next authority"}
+        (await story.caller.connected()).connection.controller.die()
+        await story.until(lambda: story.world.connected(), "and the agent goes on under them")
+        story.world.authorities = "  "
+        await asyncio.sleep(0.3)
+        assert story.conf.cacert == "the next authority", "none at all is no news"
 
     play(tmp_path, script)
 

@@ -7,6 +7,8 @@ It watches, and takes what it is told only with care, since a bad list strands a
 - The same addresses in another order change nothing.
 - Old addresses go only after a new one has answered with a controller's certificate. The address that told is such an
   answer, if it is in the new list. If not, the new ones come *beside* the old ones first, and are dialled.
+- New authorities replace the old ones only after a controller has shown a certificate of theirs. They are asked for
+  with each new connection, and once in a while: authorities are replaced rarely, and overlap for long.
 """
 
 from __future__ import annotations
@@ -22,10 +24,10 @@ from controller.api import dial, interfaces, messages, order, scopes
 from controller.api.agent import agentconf
 from controller.api.agent.agentconf import AgentConf, AgentConfError
 from controller.api.agent.agentfile import AgentConfFile
-from controller.api.agent.caller import FAILED, Caller, Connect, Connected
+from controller.api.agent.caller import FAILED, Caller, Connect, Connected, Connection
 from controller.api.dial import DialError, Pace
 from controller.api.interfaces import Interface, Network
-from controller.api.messages import HostPortsResult
+from controller.api.messages import BytesResult, HostPortsResult, RPCError
 from controller.api.scopes import HostPort, Scope, Want
 
 log = logging.getLogger(__name__)
@@ -34,6 +36,7 @@ Groups = tuple[tuple[HostPort, ...], ...]
 
 # After a failure that is not the connection's: a full disk, a lock, new addresses that do not answer yet.
 _AGAIN_SECONDS = 5.0
+_AUTHORITIES_SECONDS = 3600.0
 
 
 class Updater:
@@ -48,6 +51,7 @@ class Updater:
         own: Callable[[], Sequence[Interface]] = interfaces.current,
         pace: Pace = dial.AGENT,
         again_seconds: float = _AGAIN_SECONDS,
+        authorities_seconds: float = _AUTHORITIES_SECONDS,
         dice: random.Random | None = None,
     ) -> None:
         self._file = file
@@ -56,6 +60,7 @@ class Updater:
         self._own = own
         self._pace = pace
         self._again_seconds = again_seconds
+        self._authorities_seconds = authorities_seconds
         self._dice = dice or random.Random()
         self._told: Groups = ()
         self._problem = ""
@@ -87,19 +92,38 @@ class Updater:
         try:
             while True:
                 told = await connection.call("Machiner", 5, "APIHostPorts", None, HostPortsResult)
-                settled = await self._take(told.servers, connection.address)
-                while not change.done() and not settled:
-                    await asyncio.wait([change], timeout=self._again_seconds)
-                    if not change.done():
-                        settled = await self._take(told.servers, connection.address)
-                await change
-                change = asyncio.create_task(watch.next())
+                settled = await self._take(told.servers, connection) and await self._take_authorities(connection)
+                await asyncio.wait([change], timeout=self._authorities_seconds if settled else self._again_seconds)
+                if change.done():
+                    await change
+                    change = asyncio.create_task(watch.next())
         finally:
             change.cancel()
             await asyncio.gather(change, return_exceptions=True)
 
-    async def _take(self, told: messages.Servers, answered: HostPort) -> bool:
+    async def _take_authorities(self, connection: Connection) -> bool:
+        """Trust whom the controllers are certified by now. Return False if that has to be tried again."""
+        try:
+            told = (await connection.call("Machiner", 5, "CACert", None, BytesResult)).result.decode(errors="replace")
+        except RPCError as error:
+            if error.code in (messages.NOT_IMPLEMENTED, messages.TRY_AGAIN):
+                return error.code == messages.NOT_IMPLEMENTED
+            raise
+        try:
+            conf = self._file.read()
+            wanted = agentconf.with_authorities(conf, told) if told.strip() else conf
+            if wanted is not conf:
+                await self._prove(((connection.address,),), wanted)
+                await asyncio.to_thread(self._file.update, lambda c: agentconf.with_authorities(c, told))
+                log.info("%s trusts new authorities", conf.tag)
+        except (DialError, AgentConfError) as error:
+            self._say(f"new authorities are not trusted yet: {error}")
+            return False
+        return True
+
+    async def _take(self, told: messages.Servers, connection: Connection) -> bool:
         """Make the file's list what was told. Return False if that has to be tried again."""
+        answered = connection.address
         try:
             wanted = usable(told, self._inside(answered), answered)
             self._told = wanted

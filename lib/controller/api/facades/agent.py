@@ -1,4 +1,4 @@
-"""What agents ask: where the controllers are (Machiner), and a new password of their own (Agent)."""
+"""What agents ask: where the controllers are and whom to trust (Machiner), and a new password of their own (Agent)."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from controller.api import messages, passwords
 from controller.api.domain import Domain
 from controller.api.facade import Caller, Facade, Method
 from controller.api.messages import (
+    BytesResult,
     EntityPassword,
     EntityPasswords,
     ErrorResult,
@@ -35,6 +36,9 @@ def facades(domain: Domain) -> tuple[Facade, ...]:
     async def watch(caller: Caller, _: Nothing, __: str) -> NotifyWatchResult:
         return NotifyWatchResult(caller.add_watcher(domain.addresses.watch()))
 
+    async def ca_cert(_: Caller, __: Nothing, ___: str) -> BytesResult:
+        return BytesResult(domain.about.ca_cert().encode())
+
     async def set_passwords(caller: Caller, asked: EntityPasswords, _: str) -> ErrorResults:
         if len(asked.changes) > 1:
             raise RPCError("an agent has one password", messages.BAD_REQUEST)
@@ -44,6 +48,7 @@ def facades(domain: Domain) -> tuple[Facade, ...]:
         "APIHostPorts": Method(Nothing, host_ports),
         "APIAddresses": Method(Nothing, addresses),
         "WatchAPIHostPorts": Method(Nothing, watch),
+        "CACert": Method(Nothing, ca_cert),
     }
     return (
         Facade("Machiner", (5,), machiner, agents=True),
