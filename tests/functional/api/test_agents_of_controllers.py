@@ -78,4 +78,19 @@ def test_an_agent_follows_what_controllers_publish_and_survives_the_loss_of_its_
         cluster.wait(lambda: published(cluster, others[0]) == left, "the list without the lost one", 60)
         until(lambda: sorted(map(str, file.read().apiaddresses)) == left, "it is in the file", 5)
         assert agentd.controller() in map(str, others)
+
+    # The cluster's authority is replaced. What the agent trusts leads to the new one, and from then on it trusts that.
+    assert cluster.authority is not None
+    cluster.authority.rotate()
+    for n in others:
+        cluster.certify(n)
+    with Agentd(conf) as agentd:
+        until(lambda: file.read().cacert == "".join(cluster.authority.trusted), "the new authority is trusted")
+        cluster.authority.rotate(retire=True)
+        for n in others:
+            cluster.certify(n)
+        new = "".join(cluster.authority.trusted)
+    with Agentd(conf) as agentd:
+        until(lambda: file.read().cacert == new, "and the one after it, alone")
+        until(agentd.controller, "connected")
     assert os.stat(conf).st_mode & 0o777 == 0o600
