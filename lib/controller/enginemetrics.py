@@ -39,3 +39,16 @@ class EngineMetrics:
         for worker, told in report["manifolds"].items():
             running.add_metric([worker], float(told["state"] == "started"))
         yield running
+        yield from _addresses(report)
+
+
+def _addresses(report: Mapping[str, Any]) -> Iterator[Metric]:
+    """What the address setter knows, where it runs: on the one controller that is responsible."""
+    told = report["manifolds"].get("api-address-setter", {}).get("report")
+    if told is None:
+        return
+    for name, what in (
+        ("fallbacks", "Controllers that agents dial outside of the management space: none is inside."),
+        ("skipped", "Controllers that are in no list: no other machine can dial them."),
+    ):
+        yield GaugeMetricFamily(f"ha_controller_api_address_{name}", what, value=len(told[name]))

@@ -44,6 +44,8 @@ class AddressSetter:
         self._look_seconds = look_seconds
         self._nudged = asyncio.Event()
         self._notes: tuple[str, ...] = ()
+        self._fallbacks: tuple[str, ...] = ()
+        self._skipped: tuple[str, ...] = ()
         self._problem = ""
         self._changes = 0
 
@@ -77,7 +79,13 @@ class AddressSetter:
 
     def report(self) -> dict[str, Any]:
         """Return what `hactl` and the engine's report show of this worker."""
-        return {"notes": list(self._notes), "problem": self._problem, "published": self._changes}
+        return {
+            "notes": list(self._notes),
+            "fallbacks": list(self._fallbacks),
+            "skipped": list(self._skipped),
+            "problem": self._problem,
+            "published": self._changes,
+        }
 
     async def _differs(self, tx: Transaction) -> bool:
         """Whether there is anything to write: it is usually not, and a look then keeps no writer waiting."""
@@ -108,6 +116,9 @@ class AddressSetter:
             if note not in self._notes:
                 log.warning("%s", note)
         self._notes = notes
+        if isinstance(found, Selection):
+            self._fallbacks = tuple(f.controller_id for f in found.fallbacks)
+            self._skipped = found.skipped
         return found
 
     def _say(self, problem: str) -> None:
