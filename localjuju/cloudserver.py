@@ -48,6 +48,8 @@ async def serve(cloud: Cloud, host: str, port: int) -> asyncio.Server:
             async with asyncio.timeout(_READ_SECONDS):
                 await writer.drain()
         writer.close()
+        with contextlib.suppress(OSError):
+            await writer.wait_closed()
 
     return await asyncio.start_server(converse, host, port, limit=_HEAD_BYTES)
 

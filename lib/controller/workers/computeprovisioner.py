@@ -120,7 +120,8 @@ class ComputeProvisioner:
         """Begin whatever is due; return the seconds until there is something to do again."""
         provider = await self._find_provider()
         if provider is None:
-            await self._wait_for_provider()
+            if not await self._wait_for_provider():
+                return self._pace.sweep
             self._change = None  # A provider that is set changes no row: look again all the same.
             return self._pace.poll
         now = asyncio.get_running_loop().time()
@@ -239,8 +240,8 @@ class ComputeProvisioner:
                 await self._write(machine, machines.noted(machine, reason))
         self._seen_started = frozenset(started)
 
-    async def _wait_for_provider(self) -> None:
-        """Say in each row what it waits for."""
+    async def _wait_for_provider(self) -> bool:
+        """Say in each row what it waits for; return whether any waits."""
         todo = await self._database.run(machinerows.to_do, read_only=True)
         self._waiting = len(todo)
         unaware = [machine for machine in todo if machine.reason != NO_PROVIDER]
@@ -251,6 +252,7 @@ class ComputeProvisioner:
 
         if unaware:
             await self._database.run(say)
+        return bool(todo)
 
     # Waiting and ending
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import random
 import threading
@@ -18,7 +19,10 @@ from localjuju.client import Client, ClientError
 from dbaccessor import confsocket
 from faultrun.onlocaljuju import Fault, JujuStage
 
+MakeFault = Callable[[random.Random, str], Fault]
+
 _ASK_SECONDS = 8.0
+_LEASE_SECONDS = 6.0
 
 
 class MachineStage(JujuStage):
@@ -51,10 +55,22 @@ class MachineStage(JujuStage):
         spoke = [e["by"] for e in self.log() if e["event"].startswith("asked")]
         return self._published("units").get(spoke[-1].split()[1].rstrip(",")) if spoke else super().leader()
 
+    @contextlib.contextmanager
+    def _lasting(self, fault: MakeFault, dice: random.Random, victim: str) -> Iterator[None]:
+        """Every other fault outlasts a lease, so that somebody else is responsible before it is over."""
+        with fault(dice, victim):
+            yield
+            time.sleep(dice.choice((0.0, _LEASE_SECONDS)))
+
     def faults(self) -> dict[str, Callable[[random.Random, str], Fault]]:
         offered = super().faults()
         return {
-            **{name: offered[name] for name in ("kill", "pause", "cut", "one-way cut") if name in offered},
+            "kill": offered["kill"],
+            **{
+                name: functools.partial(self._lasting, offered[name])
+                for name in ("pause", "cut", "one-way cut")
+                if name in offered
+            },
             "cut from the cloud": self._from_the_cloud,
         }
 

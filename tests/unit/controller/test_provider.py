@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 from pathlib import Path
 from typing import Any
@@ -148,8 +149,12 @@ def test_silence_ends_at_the_deadline_and_an_empty_port_at_once(tmp_path: Path, 
 
     async def story() -> None:
         async def converse(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-            await reader.read()
-            writer.close()
+            try:
+                await reader.read()
+            except ConnectionError:
+                pass
+            finally:
+                writer.close()
 
         async with await asyncio.start_unix_server(converse, tmp_path / "s"):
             provider: Provider = LocalProvider(f"unix://{tmp_path}/s", {}, "")
@@ -157,6 +162,31 @@ def test_silence_ends_at_the_deadline_and_an_empty_port_at_once(tmp_path: Path, 
                 await provider.list()
         with pytest.raises(TryAgain, match="nobody"):
             await LocalProvider(f"unix://{tmp_path}/nobody", {}, "").list()
+
+    asyncio.run(story())
+
+
+def test_giving_up_on_somebody_who_does_not_read_takes_no_time():
+    async def story() -> None:
+        async def converse(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            await gone.wait()
+            writer.close()
+            with contextlib.suppress(OSError):
+                await writer.wait_closed()
+            ended.set()
+
+        gone, ended = asyncio.Event(), asyncio.Event()
+        # So little is read ahead that most of what is sent stays with the sender.
+        async with await asyncio.start_server(converse, "127.0.0.1", 0, limit=1024) as server:
+            url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+            spec = Spec("m", archives=(Archive("/var/lib/x", bytes(16 << 20)),))
+            asking = asyncio.create_task(LocalProvider(url, {}, "").start(providercontract.fresh(), spec))
+            await asyncio.sleep(0.5)
+            asking.cancel()
+            _, late = await asyncio.wait([asking], timeout=2)
+            gone.set()
+            await ended.wait()
+            assert not late
 
     asyncio.run(story())
 
