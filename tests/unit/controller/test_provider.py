@@ -149,9 +149,12 @@ def test_silence_ends_at_the_deadline_and_an_empty_port_at_once(tmp_path: Path, 
 
     async def story() -> None:
         async def converse(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-            with contextlib.suppress(ConnectionError):
+            try:
                 await reader.read()
-            writer.close()
+            except ConnectionError:
+                pass
+            finally:
+                writer.close()
 
         async with await asyncio.start_unix_server(converse, tmp_path / "s"):
             provider: Provider = LocalProvider(f"unix://{tmp_path}/s", {}, "")
