@@ -33,6 +33,7 @@ class Attempts:
         self._most = most
         # Key -> (how many tokens are taken, and when that was so).
         self._taken: OrderedDict[tuple[str, str], tuple[float, float]] = OrderedDict()
+        self.failures = 0
         self.refused = 0
 
     def wait_seconds(self, identity: str, place: str, now: float) -> float:
@@ -48,6 +49,7 @@ class Attempts:
 
     def failed(self, identity: str, place: str, now: float) -> None:
         """Count one failure."""
+        self.failures += 1
         for key, rate in zip(_keys(identity, place), self._rates, strict=True):
             self._taken[key] = (min(self._level(key, rate, now) + 1, rate.burst), now)
             self._taken.move_to_end(key)

@@ -116,6 +116,7 @@ class Server:
             "connections": len(self._connections) - strangers,
             "not-logged-in": strangers,
             "refused": dict(sorted(self._counts.items())),
+            "failed-logins": self.logins.attempts.failures,
             "failed-logins-held-back": self.logins.attempts.refused,
         }
 

@@ -314,6 +314,7 @@ def test_failed_logins_are_held_back_by_name_and_place_and_others_are_not(tmp_pa
             said = await refused(connection.login(login("machine-0", SECRET)), messages.TRY_AGAIN)
             assert "try again in" in said
             await connection.login(login("machine-1", SECRET))
+        assert served.server.report()["failed-logins"] == 10
         assert served.server.report()["failed-logins-held-back"] == 1
 
     serve(tmp_path, play)
@@ -412,6 +413,7 @@ def test_a_server_that_stops_says_so_to_everybody(tmp_path: Path):
             "connections": 3,
             "not-logged-in": 1,
             "refused": {},
+            "failed-logins": 0,
             "failed-logins-held-back": 0,
         }
         running = next(

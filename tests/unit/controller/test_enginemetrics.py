@@ -38,8 +38,9 @@ def test_every_series_has_its_line_in_the_reference_and_the_reference_names_no_o
     metrics = EngineMetrics()
     metrics.counting("controller")("sockets")
 
-    documented = set(re.findall(r"^\| `(ha_controller_(?:engine|api_address)_\w+)`", PAGE.read_text(), re.MULTILINE))
-    assert {key[0] for key in collected(metrics, with_setter({"fallbacks": [], "skipped": []}))} == documented
+    documented = set(re.findall(r"^\| `(ha_controller_(?:engine|api)_\w+)`", PAGE.read_text(), re.MULTILINE))
+    told = with_setter({"fallbacks": [], "skipped": []})["manifolds"] | with_api()["manifolds"]
+    assert {key[0] for key in collected(metrics, {"manifolds": told})} == documented
 
 
 def with_setter(report: dict[str, Any]) -> dict[str, Any]:
@@ -51,3 +52,27 @@ def test_controllers_outside_of_the_management_space_are_counted_where_it_is_kno
 
     assert found["ha_controller_api_address_fallbacks",] == 2
     assert found["ha_controller_api_address_skipped",] == 1
+
+
+def with_api(**told: Any) -> dict[str, Any]:
+    report = {
+        "served": True,
+        "connections": 3,
+        "not-logged-in": 1,
+        "refused": {"no-tls": 2},
+        "failed-logins": 5,
+        "failed-logins-held-back": 4,
+        **told,
+    }
+    return {"manifolds": {**REPORT["manifolds"], "api-server": {"state": "started", "report": report}}}
+
+
+def test_connections_and_failed_logins_are_counted_where_the_api_is_served():
+    found = collected(EngineMetrics(), with_api())
+
+    assert found["ha_controller_api_connections", "yes"] == 3
+    assert found["ha_controller_api_connections", "no"] == 1
+    assert found["ha_controller_api_connections_refused_total", "no-tls"] == 2
+    assert found["ha_controller_api_logins_failed_total", "denied"] == 5
+    assert found["ha_controller_api_logins_failed_total", "held-back"] == 4
+    assert not [key for key in collected(EngineMetrics(), with_api(served=False)) if "_api_" in key[0]]
