@@ -13,6 +13,7 @@ import logging
 import re
 import socket
 import ssl
+from asyncio import sslproto
 from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -31,6 +32,7 @@ log = logging.getLogger(__name__)
 _MODEL_PATH = re.compile(r"/model/([0-9a-f-]{1,64})/api")
 _BACKLOG = 512
 _FULL_SECONDS = 0.1
+_TLS_BUFFER_BYTES = 16 * 1024
 _USER_TIMEOUT_MS = 30_000
 # What accept() says when it is this process, and not this connection, that has too much.
 _EXHAUSTED = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
@@ -72,6 +74,7 @@ class Server:
         """Take the port; connections wait until `run`. Raises OSError."""
         if self._listeners:
             return
+        _keep_buffers_small()
         hosts = self._hosts or (("::",) if socket.has_dualstack_ipv6() else ("0.0.0.0",))
         port = self._wanted_port
         try:
@@ -243,6 +246,16 @@ class Server:
         else:
             await stream.respond(page.status, page.content_type, page.body, page.headers)
         return None
+
+
+def _keep_buffers_small() -> None:
+    """Let asyncio read less at once from each TLS connection of this process.
+
+    It makes a buffer of 256 KiB for each and fills it with zeros: two thousand agents would take half a gigabyte. What
+    they send is short, and what is longer is read in several steps.
+    """
+    if getattr(sslproto.SSLProtocol, "max_size", 0) > _TLS_BUFFER_BYTES:
+        sslproto.SSLProtocol.max_size = _TLS_BUFFER_BYTES
 
 
 def _tune(accepted: socket.socket) -> None:

@@ -9,6 +9,8 @@ import os
 import resource
 import ssl
 import struct
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -315,6 +317,33 @@ def test_half_a_frame_from_each_of_many_strangers_costs_a_little_memory_once(tmp
         await still_serves(served)
 
     serve(tmp_path, play)
+
+
+def test_a_connection_that_is_open_costs_well_below_a_hundred_kibibytes(tmp_path: Path):
+    """In a process of its own: what this one has used before would be used again."""
+    story = """
+import asyncio, resource, sys
+from pathlib import Path
+from apiserver import serving
+
+async def grown():
+    async with serving(Path(sys.argv[1])) as served:
+        served.fakes.agents.give("machine-0", "x" * 22)
+        opened = [await served.enter("machine-0", "x" * 22) for _ in range(20)]
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        opened += [await served.enter("machine-0", "x" * 22) for _ in range(100)]
+        print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+        for connection in opened:
+            await connection.close()
+
+asyncio.run(grown())
+"""
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    done = subprocess.run(
+        [sys.executable, "-c", story, str(tmp_path)], env=environment, capture_output=True, text=True, timeout=100
+    )
+    assert done.returncode == 0, done
+    assert int(done.stdout) < 2 * 100 * 100, "KiB for both ends of a hundred connections"
 
 
 _values = st.recursive(
