@@ -113,6 +113,7 @@ class Server:
     def report(self) -> dict[str, Any]:
         """Return what the engine's report says of this worker."""
         strangers = self._strangers.total()
+        self._context()  # Whether there is a certificate is worth knowing before anybody comes.
         return {
             "listening": [_text(listener.getsockname()) for listener in self._listeners],
             "certificate": self._unusable or "ok",
@@ -135,8 +136,12 @@ class Server:
                 await asyncio.sleep(_FULL_SECONDS)
                 continue
             place = str(peer[0])
-            context = self._context() if self._has_room(place) else None
+            if not self._has_room(place):
+                accepted.close()
+                continue
+            context = self._context()
             if context is None:
+                self._counts["no-certificate"] += 1
                 accepted.close()
                 continue
             self._strangers[place] += 1
@@ -161,7 +166,6 @@ class Server:
             if str(error) != self._unusable:
                 log.warning("the API cannot be served: %s; %s", error, error.remedy)
             self._unusable = str(error)
-            self._counts["no-certificate"] += 1
             return None
         self._unusable = ""
         return context

@@ -384,9 +384,10 @@ def test_without_a_certificate_nobody_is_served_and_the_report_says_why(tmp_path
     async def play(served: Served) -> None:
         (served.directory / "cert.pem").unlink()
         (served.directory / "key.pem").unlink()
+        assert served.server.report()["certificate"] == "cert.pem is not there yet"
         with pytest.raises(OSError):
             await served.connect()
-        assert served.server.report()["certificate"] == "cert.pem is not there yet"
+        assert served.server.report()["refused"] == {"no-certificate": 1}
 
     serve(tmp_path, play)
 
