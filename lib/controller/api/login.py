@@ -72,6 +72,7 @@ class Logins:
             model_tag=f"model-{model_uuid}" if model_uuid else "",
             user_info=user_info,
             epoch=own,
+            ca_cert=about.ca_cert(),
         )
         return identity, result
 

@@ -129,7 +129,7 @@ class UserInfo(msgspec.Struct, frozen=True, rename="kebab", kw_only=True):
 
 
 class LoginResult(msgspec.Struct, frozen=True, rename="kebab", omit_defaults=True, kw_only=True):
-    """What a login returns. `servers`: where to go from now on, a list for each controller."""
+    """What a login returns. `servers` and `ca_cert`: where to go and whom to trust from now on."""
 
     controller_tag: str
     server_version: str
@@ -140,6 +140,7 @@ class LoginResult(msgspec.Struct, frozen=True, rename="kebab", omit_defaults=Tru
     user_info: UserInfo | None = None
     epoch: Epoch | None = None
     controller_name: str = ""
+    ca_cert: str = ""
 
 
 class Fault(msgspec.Struct, frozen=True, omit_defaults=True):

@@ -200,6 +200,28 @@ def test_a_controller_that_was_left_behind_is_told_so_and_passed_over(tmp_path: 
     play(tmp_path, story)
 
 
+def test_whom_to_trust_follows_the_controllers_when_they_get_another_authority(tmp_path: Path):
+    async def story(cluster: Cluster) -> None:
+        cluster.know()
+        lost = cluster.all[2]
+        cluster.all[0].authority.rotate(retire=True)
+        fresh = "".join(cluster.all[0].authority.trusted)
+        for n, served in enumerate(cluster.all[:2]):
+            served.authority.write(served.directory, str(n))
+            served.fakes.about._ca_cert = fresh
+        # The store knows the old authority alone; the new one's certificate leads back to it.
+        async with await cluster.connect():
+            pass
+        assert cluster.store.find("prod").entry.ca_cert == fresh
+        for served in cluster.all[:2]:
+            await served.stop()
+        assert lost.directory.exists()
+        with pytest.raises(Untrusted):
+            await cluster.connect()
+
+    play(tmp_path, story)
+
+
 def test_a_redirect_is_not_followed_and_changes_nothing(tmp_path: Path):
     async def story(cluster: Cluster) -> None:
         cluster.know()

@@ -55,6 +55,7 @@ def test_a_user_logs_in_and_learns_where_the_controllers_are_for_clients(tmp_pat
         assert result.servers == EVERYBODY
         assert result.controller_tag == f"controller-{UUID}"
         assert result.epoch == Epoch(1, "a")
+        assert result.ca_cert == served.ca_cert
         assert result.user_info is not None
         assert (result.user_info.identity, result.user_info.controller_access) == ("user-admin", "superuser")
         assert {f.name for f in result.facades} >= {"Controller", "ModelManager", "Cloud", "Pinger", "NotifyWatcher"}

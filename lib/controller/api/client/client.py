@@ -200,6 +200,7 @@ class Client:
                 result.servers,
                 str(self.connection.address),
                 result.epoch,
+                ca_cert=result.ca_cert,
                 agent_version=result.server_version,
                 public_hostname=result.public_dns_name,
             )

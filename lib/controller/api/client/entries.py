@@ -115,12 +115,15 @@ def render_accounts(accounts: Accounts) -> str:
     return _dump({"controllers": found, **accounts.extra})
 
 
-def after_login(entry: Entry, servers: Servers, connected: str, epoch: Epoch | None, **told: str) -> Entry:
+def after_login(
+    entry: Entry, servers: Servers, connected: str, epoch: Epoch | None, *, ca_cert: str = "", **told: str
+) -> Entry:
     """Return what is to be remembered of a cluster after it let us in at the endpoint `connected` (host:port).
 
     The last good endpoint stands first, whatever order the controllers publish, and stays even if they do not publish
-    it: it worked. Nothing published changes nothing else. `told`: further keys (with - for _) and what the login said.
-    Addresses that mean each machine itself are left out, unless that is where we were let in.
+    it: it worked. Nothing published changes nothing else. `ca_cert` replaces the authorities that are trusted: after a
+    controller was lost, the one that signed for it is trusted no more. `told`: further keys (with - for _) and what the
+    login said. Addresses that mean each machine itself are left out, unless that is where we were let in.
     """
     local = _is_of_the_machine(connected)
     published = [
@@ -134,6 +137,7 @@ def after_login(entry: Entry, servers: Servers, connected: str, epoch: Epoch | N
     return replace(
         entry,
         api_endpoints=tuple(wanted)[:_MOST_ENDPOINTS],
+        ca_cert=ca_cert or entry.ca_cert,
         epoch=max(entry.epoch, epoch or entry.epoch, key=lambda e: e.number),
         extra=extra,
     )
