@@ -120,7 +120,7 @@ class Network:
         async with self._lock:
             for port in self._wired.pop(machine, set()):
                 # The old host's namespace may still be on its way out and hold the other end.
-                await command("ip", "link", "delete", port) if await _exists(port) else None
+                await _remove(port)
         await self.sync_devices(machine, pid)
 
     async def sync_devices(self, machine: int, pid: int) -> None:
@@ -152,8 +152,7 @@ class Network:
         """The host is gone for good; what was cut from it is forgotten."""
         async with self._lock:
             for port in self._wired.pop(machine, set()):
-                if await _exists(port):
-                    await command("ip", "link", "delete", port)
+                await _remove(port)
             self.cuts = [left for c in self.cuts if (left := c.without(machine))]
             await self._apply()
 
@@ -189,6 +188,15 @@ class Network:
 def port_name(machine: int, device: spaces.Device) -> str:
     """The bridge's end of a device's cable; the kernel allows 15 characters."""
     return f"u{machine}e{device.name.removeprefix('eth')}"
+
+
+async def _remove(port: str) -> None:
+    """See to it that the device is gone. The kernel removes it too, at a moment of its own, once the host has ended."""
+    try:
+        await command("ip", "link", "delete", port)
+    except NetworkFailed:
+        if await _exists(port):
+            raise
 
 
 async def _exists(port: str) -> bool:

@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 
 import controller
-from controller.commands import backup, engine, machines, models, recover, sql, status
+from controller.commands import backup, engine, leases, machines, models, recover, sql, status
 
 STATE_DIR = Path("/var/lib/ha-controller")
 
@@ -51,6 +51,7 @@ def options(
 
 app.command()(status.status)
 app.command()(engine.engine)
+app.command()(leases.leases)
 app.command()(models.models)
 app.command()(models.add_model)
 app.command()(models.destroy_model)

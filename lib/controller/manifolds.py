@@ -12,13 +12,14 @@
 | lease-manager | Manager | everywhere |
 | is-primary-controller | Singular: the responsibility for what runs once in a controller set | everywhere |
 | model-worker-manager | nothing; an engine for each model, with the table of models/manifolds.py | everywhere |
+| pruner | nothing; removes rows that nothing asks for any more | on the primary controller |
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
-from controller import domainschema, leases, node, sockets
+from controller import domainschema, leaseroutes, leases, node, sockets
 from controller.answering import Route
 from controller.controllerconfig import ControllerConfig
 from controller.engine import Getter, Manifold, Manifolds, Worker, offer
@@ -37,12 +38,17 @@ from controller.plugins import Plugins
 from controller.sockets import Sockets
 from controller.workers import machineroutes
 from controller.workers.machineservice import Machines
+from controller.workers.pruner import Pruner
 
 LEASES = "lease-manager"
 PRIMARY = "is-primary-controller"
 
 # What control.socket answers beside the node's own: each names the manifold that answers it.
-ROUTES: tuple[Route, ...] = (*modelroutes.ROUTES, *machineroutes.ROUTES)
+ROUTES: tuple[Route, ...] = (*modelroutes.ROUTES, *leaseroutes.ROUTES, *machineroutes.ROUTES)
+
+
+# Makes a manifold run on the one controller of the set that is the primary one.
+once = leases.is_responsible(PRIMARY)
 
 
 def controller_manifolds(
@@ -65,6 +71,7 @@ def controller_manifolds(
             lambda get: _model_worker_manager(get, model_plugins, on_model_start),
             ("models", LEASES, "controller-config"),
         ),
+        "pruner": once(Manifold(_pruner, ("models", LEASES))),
     }
 
 
@@ -102,3 +109,7 @@ def _model_worker_manager(get: Getter, plugins: Plugins, on_start: Callable[[str
         on_start,
         plugins.report,
     )
+
+
+def _pruner(get: Getter) -> Pruner:
+    return Pruner(modelmanifolds.responsibility(get, PRIMARY), get("models", Models), get(LEASES, Manager))

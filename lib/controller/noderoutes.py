@@ -16,6 +16,7 @@ from prometheus_client.metrics_core import Metric
 from controller.answering import as_json
 from dbaccessor import metrics
 from dbaccessor.confsocket import Handler, Response
+from dbaccessor.preamble import Outcome
 from dbaccessor.worker import Worker
 
 STATUS_SCHEMA = 1
@@ -30,7 +31,10 @@ class _Rebuild(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class NodeRoutes:
-    """The routes of one daemon. `facts` stand in the status document; `report` and `counted` are the engine's."""
+    """The routes of one daemon. `facts` stand in the status document; `report` and `counted` are the engine's.
+
+    `leave` gives up what is held here, and then leaves the cluster.
+    """
 
     def __init__(
         self,
@@ -39,12 +43,14 @@ class NodeRoutes:
         facts: dict[str, Any],
         report: Callable[[], dict[str, Any]],
         counted: Callable[[], Iterable[Metric]],
+        leave: Callable[[], Coroutine[Any, Any, Outcome]],
     ) -> None:
         self._worker = worker
         self._loop = loop
         self._facts = facts
         self._report = report
         self._counted = counted
+        self._leave_in_order = leave
 
     def configchange(self) -> dict[tuple[str, str], Handler]:
         """The routes of configchange.socket."""
@@ -95,7 +101,7 @@ class NodeRoutes:
 
     def _leave(self, _: bytes) -> Response:
         try:
-            outcome = self._call(self._worker.leave(), _LEAVE_LIMIT_SECONDS)
+            outcome = self._call(self._leave_in_order(), _LEAVE_LIMIT_SECONDS)
         except FutureTimeout:
             return as_json({"left": False, "reason": f"not done within {_LEAVE_LIMIT_SECONDS:g} s"})
         return as_json({"left": outcome.done, "reason": outcome.reason})

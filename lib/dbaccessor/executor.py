@@ -203,6 +203,8 @@ class Executor:
         self.become(None)
 
     async def stop_node(self) -> None:
-        """Stop the node if it runs; its data stays as it is."""
+        """Stop the node if it runs; its data stays as it is. Raises RuntimeError where only a new process can go on."""
         await self._own.stop()
         self.on_change()
+        if self._own.stuck:
+            raise RuntimeError("the node did not stop, and its data must not be touched: a new process has to go on")

@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Coroutine
 from pathlib import Path
+from typing import TypeVar
 
 from dbaccessor import localnode
 from dbaccessor.dqlite.node import Node
@@ -18,9 +19,13 @@ from dbaccessor.report import Handover
 
 log = logging.getLogger(__name__)
 
+_T = TypeVar("_T")
+
 _PROBE_SECONDS = 0.3
 _LOOK_GAP_SECONDS = 1.5
 _LOOK_AGAIN_SECONDS = 0.1
+# A node stops within milliseconds, unless a query runs on it that never ends: nothing can interrupt one.
+_STOP_SECONDS = 10.0
 
 
 class OwnNode:
@@ -32,7 +37,7 @@ class OwnNode:
         self._node: Node | None = None
         self._silent_since: float | None = None
         self._looked_at = time.monotonic()
-        self._handing_over = False
+        self._calling = False
         self.local: LocalNode | None = None
         self.probe: Probe | None = None
 
@@ -47,8 +52,11 @@ class OwnNode:
 
     @property
     def stuck(self) -> bool:
-        """Whether a handover did not come back: the node must not be touched again, and the process must end."""
-        return self._handing_over
+        """Whether a handover or a stop did not come back.
+
+        Then the node and its data must not be touched again, and the process must end.
+        """
+        return self._calling
 
     async def start(self, identity: Identity, latency_ms: int) -> None:
         """Start the node on the data directory. Raises DbAccessorError, with nothing running."""
@@ -91,26 +99,37 @@ class OwnNode:
         if self._node is None:
             return None
         log.info("handing over before the stop")
-        self._handing_over = True
+        self._calling = True
         began = time.monotonic()
         try:
             async with asyncio.timeout(limit_seconds):
                 done = await _while_possible(_in_abandonable_thread(self._node.handover), possible)
-            self._handing_over = False
+            self._calling = False
             log.info("handover %s", "done" if done else "not possible")
             return Handover("done" if done else "kept-vote", round(time.monotonic() - began, 3))
         except TimeoutError:
             log.warning("no handover within %.1f s; stopping without", time.monotonic() - began)
             return Handover("too-late", round(time.monotonic() - began, 3))
 
-    async def stop(self) -> None:
-        """Stop the node if it runs, and wait until its threads are gone."""
+    async def stop(self, limit_seconds: float = _STOP_SECONDS) -> None:
+        """Stop the node if it runs, and wait until its threads are gone. At the limit it is `stuck`."""
         node, self._node = self._node, None
         if self.local is not None:
             self.local.close()
         self.local, self.probe = None, None
-        if node is not None and not self.stuck:
-            await asyncio.to_thread(node.stop)
+        if node is None or self.stuck:
+            return
+        self._calling = True
+        try:
+            async with asyncio.timeout(limit_seconds):
+                await _in_abandonable_thread(node.stop)
+        except TimeoutError:
+            log.error("the node did not stop within %g s: a query that does not end runs on it", limit_seconds)
+        except Exception:
+            self._calling = False
+            raise
+        else:
+            self._calling = False
 
 
 async def _while_possible(call: Coroutine[None, None, bool], possible: Callable[[], bool]) -> bool:
@@ -126,20 +145,28 @@ async def _while_possible(call: Coroutine[None, None, bool], possible: Callable[
         task.cancel()
 
 
-async def _in_abandonable_thread(call: Callable[[], bool]) -> bool:
+async def _in_abandonable_thread(call: Callable[[], _T]) -> _T:
     """Run a call that may never come back. Unlike asyncio's threads it keeps no process from ending."""
     loop = asyncio.get_running_loop()
-    outcome: asyncio.Future[bool] = loop.create_future()
+    outcome: asyncio.Future[_T] = loop.create_future()
 
-    def settle(done: bool) -> None:
-        if not outcome.done():
-            outcome.set_result(done)
+    def settle(result: _T | None, error: BaseException | None) -> None:
+        if outcome.done():
+            return
+        if error is not None:
+            outcome.set_exception(error)
+        else:
+            outcome.set_result(result)  # type: ignore[arg-type]
 
     def work() -> None:
-        done = call()
+        result, error = None, None
+        try:
+            result = call()
+        except Exception as raised:  # noqa: BLE001 - It is raised again, in whoever waits.
+            error = raised
         # The loop may be closed by the time a late call comes back; nobody waits for it any more then.
         with contextlib.suppress(RuntimeError):
-            loop.call_soon_threadsafe(settle, done)
+            loop.call_soon_threadsafe(settle, result, error)
 
-    threading.Thread(target=work, name="handover", daemon=True).start()
+    threading.Thread(target=work, name="dqlite-call", daemon=True).start()
     return await outcome

@@ -195,7 +195,8 @@ class Worker:
             outlook = self._outlook()
             if outlook.leader and len(outlook.members) > 1:
                 await self._hand_over(outlook)
-            await self._executor.stop_node()
+            await self._own.stop()
+            self._changed()
 
     async def _hand_over(self, outlook: Outlook) -> None:
         """Give away leadership, then the voting right. The first alone is what keeps the others writing."""

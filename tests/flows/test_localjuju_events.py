@@ -19,7 +19,7 @@ def run(tmp_path):
 
 def _host_pid(run, number, inner):
     """A pid inside a unit, as this machine numbers it."""
-    spaces = pulserun.holders(pulserun.namespaces_of(run.client))
+    spaces = pulserun.namespaces_of(run.client).holders()
     for pid in spaces:
         with open(f"/proc/{pid}/status") as status:
             line = next(words.split()[1:] for words in status if words.startswith("NSpid:"))

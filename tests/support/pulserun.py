@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import select
 import time
+import weakref
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -104,41 +106,74 @@ def pulse_run(folder: Path, **options: Any) -> Iterator[PulseRun]:
         assert_nothing_left(client, spaces)
 
 
-def namespaces_of(client: Client) -> set[str]:
+class Spaces:
+    """All namespaces of a run, by which its processes are known. Valid for as long as this object lives.
+
+    It holds each one open: the kernel gives the number of a freed namespace to the next one made, which may be that of
+    another test's run. Mount namespaces are left out, since holding one would hold its mounts; no process of a run has
+    only that one to itself.
+    """
+
+    _KINDS = ("net", "pid", "uts", "ipc")
+
+    def __init__(self) -> None:
+        self._pins: list[int] = []
+        self._own = {self._name(Path("/proc/self"), kind) for kind in self._KINDS}
+        self._names: set[str] = set()
+        weakref.finalize(self, _close, self._pins)
+
+    def add(self, process: Path) -> None:
+        """Take in the namespaces of a process, unless they are ours as well or it has ended."""
+        for kind in self._KINDS:
+            with contextlib.suppress(OSError):
+                pin = os.open(process / "ns" / kind, os.O_RDONLY | os.O_CLOEXEC)
+                name = self._name(Path("/proc/self/fd"), str(pin), "")
+                if name in self._names | self._own:
+                    os.close(pin)
+                else:
+                    self._pins.append(pin)
+                    self._names.add(name)
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+    def holders(self) -> list[int]:
+        """Processes of this machine that live in one of them."""
+        return [int(p.name) for p in Path("/proc").iterdir() if p.name.isdigit() and self._lives_here(p)]
+
+    def _lives_here(self, process: Path) -> bool:
+        for kind in self._KINDS:
+            with contextlib.suppress(OSError):
+                if self._name(process, kind) in self._names:
+                    return True
+        return False
+
+    @staticmethod
+    def _name(folder: Path, kind: str, between: str = "ns") -> str:
+        return str((folder / between / kind).readlink())
+
+
+def _close(pins: list[int]) -> None:
+    for pin in pins:
+        os.close(pin)
+
+
+def namespaces_of(client: Client) -> Spaces:
     """All namespaces that belong to a run: its own, and its units'."""
+    found = Spaces()
     run = client.home.read_run()
-    if run is None:
-        return set()
-    own = _spaces(Path(f"/proc/{run.init}"))
-    found = set(own)
     # Units' processes are the descendants of the run's first process.
-    todo = [run.init]
+    todo = [run.init] if run is not None else []
     while todo:
         pid = todo.pop()
-        found |= _spaces(Path(f"/proc/{pid}"))
+        found.add(Path(f"/proc/{pid}"))
         with contextlib.suppress(OSError):
             todo += [int(c) for c in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
-    return found - _spaces(Path("/proc/self"))
-
-
-def _spaces(process: Path) -> set[str]:
-    found = set()
-    for kind in ("net", "mnt", "pid", "uts", "ipc"):
-        with contextlib.suppress(OSError):
-            found.add(str((process / "ns" / kind).readlink()))
     return found
 
 
-def holders(spaces: set[str]) -> list[int]:
-    """Processes of this machine that live in one of these namespaces."""
-    return [int(p.name) for p in Path("/proc").iterdir() if p.name.isdigit() and _spaces(p) & spaces]
-
-
-def assert_nothing_left(client: Client, spaces: set[str]) -> None:
-    # What was killed needs a moment to go, and the number of a freed namespace may be given to somebody else's.
-    deadline = time.monotonic() + 10
-    while holders(spaces) and time.monotonic() < deadline:
-        time.sleep(0.1)
-    assert holders(spaces) == []
+def assert_nothing_left(client: Client, spaces: Spaces) -> None:
+    # What was killed needs a moment to go.
+    until(lambda: not spaces.holders(), 10, "all processes of the run to end")
     assert str(client.home.path) not in Path("/proc/self/mountinfo").read_text()
     assert not client.home.path.exists(), sorted(client.home.path.rglob("*"))[:10]

@@ -18,7 +18,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 
 from controller.controllerconfig import ControllerConfig
-from controller.domainschema import UpToDate, until_done
+from controller.domainschema import Patched, until_done
 from controller.engine import Getter, Manifold, Manifolds, Missing, Offer, gate, lend
 from controller.leases import Key, Manager, Responsibility, Singular, is_responsible, singular
 from controller.leases.secretary import SINGULAR_CONTROLLER
@@ -85,6 +85,6 @@ def _database(get: Getter, turns: asyncio.Semaphore) -> Callable[[], Awaitable[O
             raise Missing("the model is dead")
         async with turns:
             waiting = await until_done(make)
-        return UpToDate(models.database(watch.model), waiting, make)
+        return Patched(models.database(watch.model), waiting, make)
 
     return prepare

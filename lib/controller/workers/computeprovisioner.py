@@ -1,4 +1,4 @@
-"""Flow 2, hop 6: the machines of one model -> one instance each, by whoever is responsible for the model now.
+"""Flow 2, hop 7: the machines of one model -> one instance each, by whoever is responsible for the model now.
 
 What it does outside the database can be repeated by the next holder, and what a former holder still does can do no
 harm, however long it slept in between:

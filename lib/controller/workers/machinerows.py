@@ -1,4 +1,4 @@
-"""Flow 2, hop 6: machines as rows of a model's database. Each function is part of its caller's transaction."""
+"""Flow 2, hop 7: machines as rows of a model's database. Each function is part of its caller's transaction."""
 
 from __future__ import annotations
 

@@ -1,9 +1,10 @@
 """Subnets, spaces, network-get's answer, and which packets a cut drops."""
 
+import asyncio
 import ipaddress
 
 import pytest
-from localjuju import spaces
+from localjuju import network, spaces
 from localjuju.network import OUTSIDE, Cut
 
 
@@ -107,3 +108,31 @@ class TestCut:
 
         assert left == Cut(frozenset({1}), None)
         assert Cut(frozenset({1}), frozenset({2})).without(2) is None
+
+
+@pytest.mark.parametrize("survives", [False, True])
+def test_a_device_that_the_kernel_removes_first_is_no_failure(topology, monkeypatch, survives):
+    # A host that has ended takes its end of the cable along, and with it ours: before, while or after we do.
+    present = {"u0e0"}
+
+    async def command(*argv, stdin=""):
+        if argv[:3] == ("ip", "link", "delete"):
+            if not survives:
+                present.discard(argv[3])
+            raise network.NetworkFailed(f"ip link delete {argv[3]}: no")
+        if argv[:3] == ("ip", "link", "show") and argv[3] not in present:
+            raise network.NetworkFailed("no such device")
+        return ""
+
+    monkeypatch.setattr(network, "command", command)
+
+    async def story():
+        net = network.Network(topology)
+        await net.sync_devices(0, 4711)
+        await net.disconnect(0)
+
+    if survives:
+        with pytest.raises(network.NetworkFailed, match="u0e0"):
+            asyncio.run(story())
+    else:
+        asyncio.run(story())
