@@ -39,6 +39,20 @@ async def provided(tx: Transaction) -> dict[str, Machine]:
     return {machine.uuid: machine for machine in _machines(rows)}
 
 
+async def stopped_count(tx: Transaction) -> int:
+    """Return how many machines have stopped and still have a row."""
+    return int(str((await tx.query("SELECT count(*) FROM machine WHERE state = 'stopped'")).rows[0][0]))
+
+
+async def forget_stopped(tx: Transaction, keep: int) -> None:
+    """Delete the rows of stopped machines but the latest so many: nothing comes of a stopped machine any more."""
+    await tx.execute(
+        "DELETE FROM machine WHERE state = 'stopped' AND number NOT IN "
+        "(SELECT number FROM machine WHERE state = 'stopped' ORDER BY number DESC LIMIT ?)",
+        (keep,),
+    )
+
+
 async def add(tx: Transaction, uuids: Sequence[str], *, manual: bool = False) -> tuple[Machine, ...]:
     """Return the machines with these uuids, added now unless they are there: it may be repeated after any doubt."""
     found = [await of_uuid(tx, uuid) for uuid in uuids]
