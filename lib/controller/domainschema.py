@@ -76,7 +76,7 @@ class Patched(Offer):
         return {"version": schema.VERSION, "waiting": [patch.name for patch in self._waiting]}
 
 
-class _Schema(Patched):
+class Schema(Patched):
     """That of the controller database. Ends when the databases are withdrawn, and with it whoever needs them."""
 
     async def run(self) -> None:
@@ -105,7 +105,7 @@ def manifold(node: str) -> Manifold:
                 return await bring_up_to_date(databases)
 
             await databases.until_serving()
-            return _Schema(databases, await until_done(apply), apply)
+            return Schema(databases, await until_done(apply), apply)
 
         return prepare
 
