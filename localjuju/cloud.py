@@ -113,6 +113,8 @@ class Cloud:
         await instance.up.wait()
         if instance.trouble is not None:
             raise instance.trouble
+        if instance.state != "running":
+            raise Gone(f"{uuid} is going down")
         return instance.shown()
 
     async def stop(self, uuid: str, asker: str) -> None:

@@ -87,17 +87,18 @@ def main(arguments: list[str] | None = None) -> int:
 def _be(state_dir: Path, agent_conf: Path) -> None:
     """Be this machine's agent until told to stop. Raises Unknown."""
     log.info("agentd %s, %s", __version__, agent_conf)
-    if (state_dir / ownmachine.MACHINE).exists() or not agent_conf.exists():
-        machine = ownmachine.read_machine(state_dir)
-        ownmachine.introduce(state_dir, machine)
-        log.info("machine %d of model %s (%s)", machine.number, machine.model, machine.uuid)
-    asyncio.run(_run(Agent(agent_conf, state_dir / STATE_FILE)))
+    needed = (state_dir / ownmachine.MACHINE).exists() or not agent_conf.exists()
+    machine = ownmachine.read_machine(state_dir) if needed else None
+    asyncio.run(_run(Agent(agent_conf, state_dir / STATE_FILE), state_dir, machine))
 
 
-async def _run(agent: Agent) -> None:
+async def _run(agent: Agent, state_dir: Path, machine: ownmachine.Machine | None) -> None:
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    if machine is not None:  # Said only now: whoever reads it may tell it to stop.
+        ownmachine.introduce(state_dir, machine)
+        log.info("machine %d of model %s (%s)", machine.number, machine.model, machine.uuid)
     async with asyncio.TaskGroup() as group:
         running = group.create_task(agent.run())
         await stop.wait()

@@ -1,4 +1,4 @@
-"""Flow 2, hop 7: what a new machine finds on its disk: agentd's code, its service, and which machine it is.
+"""Flow 2, hop 8: what a new machine finds on its disk: agentd's code, its service, and which machine it is.
 
 The code is this controller's own, so an agent is of the version of the controller that started it. A file that every
 agent needs is one more `File` here.

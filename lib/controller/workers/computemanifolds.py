@@ -1,4 +1,4 @@
-"""Flow 2, hop 4: the compute provisioner as a manifold of each model's table, where responsible for it."""
+"""Flow 2, hop 5: the compute provisioner as a manifold of each model's table, where responsible for it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Flow 2, hop 6: the machines of one model -> one instance each, by whoever is responsible for the model now.
+"""Flow 2, hop 7: the machines of one model -> one instance each, by whoever is responsible for the model now.
 
 What it does outside the database can be repeated by the next holder, and what a former holder still does can do no
 harm, however long it slept in between:
@@ -44,12 +44,14 @@ class FencedDatabase(Protocol):
 
 @dataclass(frozen=True)
 class Pace:
-    """How often it looks by itself, in seconds, and how many calls to the provider are under way at most."""
+    """How often it looks by itself, in seconds; how many calls to the provider are under way at most; and how many
+    stopped machines keep their rows."""
 
     poll: float = 1.0
     sweep: float = 15.0
     trouble: float = 0.5
     calls: int = 8
+    keep: int = 100
 
 
 class ComputeProvisioner:
@@ -256,7 +258,7 @@ class ComputeProvisioner:
         """Stop what no row knows, and note what has a row and is not there."""
         # In this order: see the module's first words.
         listed = {instance.uuid: instance for instance in await provider.list()}
-        rows = await self._database.run(machinerows.provided, read_only=True)
+        rows, stopped = await self._database.run(_rows, read_only=True)
         for uuid in listed.keys() - rows.keys():
             if not self._begin(uuid, lambda i=listed[uuid]: self._stop_unknown(provider, i)):  # type: ignore[misc]
                 self._unswept = True  # The end of any call makes it look, and sweep, again.
@@ -268,6 +270,8 @@ class ComputeProvisioner:
             if machine.reason != reason and (missing or uuid in listed):
                 await self._write(machine, machines.noted(machine, reason))
         self._seen_started = frozenset(started)
+        if stopped > 2 * self._pace.keep:
+            await self._database.run(lambda tx: machinerows.forget_stopped(tx, self._pace.keep))
 
     async def _wait_for_provider(self) -> bool:
         """Say in each row what it waits for; return whether any waits."""
@@ -323,3 +327,7 @@ class ComputeProvisioner:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def _rows(tx: Transaction) -> tuple[dict[str, Machine], int]:
+    return await machinerows.provided(tx), await machinerows.stopped_count(tx)

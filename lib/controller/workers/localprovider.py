@@ -1,4 +1,4 @@
-"""Flow 2, hop 7: the provider `local`, a service that makes hosts on one machine; HTTP and JSON over TCP or unix.
+"""Flow 2, hop 8: the provider `local`, a service that makes hosts on one machine; HTTP and JSON over TCP or unix.
 
 A client of forty lines instead of a library: one request a connection, an answer of bounded size, one deadline for all
 of it, and every failure translated into what the caller can do.

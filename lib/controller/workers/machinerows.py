@@ -1,4 +1,4 @@
-"""Flow 2, hop 6: machines as rows of a model's database. Each function is part of its caller's transaction."""
+"""Flow 2, hop 7: machines as rows of a model's database. Each function is part of its caller's transaction."""
 
 from __future__ import annotations
 
@@ -37,6 +37,20 @@ async def provided(tx: Transaction) -> dict[str, Machine]:
     """Return by uuid the machines that a provider may rightly have an instance of, or be about to stop one of."""
     rows = (await tx.query(f"SELECT {_COLUMNS} FROM machine WHERE state != 'stopped' AND manual = 0")).rows
     return {machine.uuid: machine for machine in _machines(rows)}
+
+
+async def stopped_count(tx: Transaction) -> int:
+    """Return how many machines have stopped and still have a row."""
+    return int(str((await tx.query("SELECT count(*) FROM machine WHERE state = 'stopped'")).rows[0][0]))
+
+
+async def forget_stopped(tx: Transaction, keep: int) -> None:
+    """Delete the rows of stopped machines but the latest so many: nothing comes of a stopped machine any more."""
+    await tx.execute(
+        "DELETE FROM machine WHERE state = 'stopped' AND number NOT IN "
+        "(SELECT number FROM machine WHERE state = 'stopped' ORDER BY number DESC LIMIT ?)",
+        (keep,),
+    )
 
 
 async def add(tx: Transaction, uuids: Sequence[str], *, manual: bool = False) -> tuple[Machine, ...]:

@@ -1,4 +1,4 @@
-"""Flow 2, hop 6: the machines of a model: one row each, and which change of a row may follow which. No I/O.
+"""Flow 2, hop 7: the machines of a model: one row each, and which change of a row may follow which. No I/O.
 
 | state | means | who moves it on |
 |---|---|---|

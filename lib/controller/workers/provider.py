@@ -1,4 +1,4 @@
-"""Flow 2, hop 7: what a single-instance worker may ask of a cloud, whichever it is.
+"""Flow 2, hop 8: what a single-instance worker may ask of a cloud, whichever it is.
 
 Everything is asked by the machine's uuid and may be asked again: whoever asks may be killed between asking and writing
 down what came of it, and somebody else asks again then. A provider promises

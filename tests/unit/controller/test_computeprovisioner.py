@@ -29,13 +29,14 @@ class World:
     store: Store = field(default_factory=lambda: Store("0002-machine.sql"))
     cloud: FakeCloud = field(default_factory=FakeCloud)
     provider: bool = True
+    pace: Pace = field(default_factory=Pace)
 
     def holder(self, token: int = 1, step=None, check: Callable[[], None] = lambda: None) -> ComputeProvisioner:
         async def find():
             return FakeProvider(self.cloud, step=step) if self.provider else None
 
         self.database = FencedStore(self.store, token, step)
-        return ComputeProvisioner(self.database, check, find, lambda m: Spec(f"machine-{m.number}"), Pace())
+        return ComputeProvisioner(self.database, check, find, lambda m: Spec(f"machine-{m.number}"), self.pace)
 
     async def add(self, count: int, first: int = 0, **options) -> tuple[Machine, ...]:
         uuids = UUIDS[first : first + count]
@@ -235,6 +236,21 @@ def test_an_instance_that_vanished_is_noted_and_one_that_is_seen_again_is_not():
             world.cloud.instances[UUIDS[0]] = gone
             await world.until(lambda: world.reasons() == {""}, "the note to go")
         assert world.cloud.made == UUIDS[:2]
+
+    jumpingloop.run(story())
+
+
+def test_of_many_stopped_machines_the_latest_keep_their_rows():
+    async def story() -> None:
+        world = World()
+        world.pace = Pace(keep=3)
+        await world.add(12)
+        await world.remove(*range(9))
+        async with working(world.holder()):
+            await world.until(lambda: len(world.states()) == 6, "the older ones to be forgotten")
+            assert list(world.states()) == [6, 7, 8, 9, 10, 11]
+        (used,) = world.store.rows("SELECT numbers_used FROM machine_count")
+        assert used == (12,)
 
     jumpingloop.run(story())
 
