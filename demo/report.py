@@ -20,6 +20,8 @@ class Findings:
     to_three_voters_s: float | None = None
     scale_to_one_s: float | None = None
     power_cut_s: float | None = None
+    takeover_s: float | None = None
+    machines: int | None = None
     verdict: history.Verdict | None = None
 
     @property
@@ -38,6 +40,8 @@ def as_data(findings: Findings) -> dict[str, Any]:
         "to_three_voters_s": findings.to_three_voters_s,
         "scale_to_one_s": findings.scale_to_one_s,
         "power_cut_s": findings.power_cut_s,
+        "takeover_s": findings.takeover_s,
+        "machines": findings.machines,
         "acknowledged": verdict.acknowledged if verdict else 0,
         "refused": verdict.refused if verdict else 0,
         "indefinite": verdict.indefinite if verdict else 0,
@@ -56,6 +60,8 @@ def as_table(findings: Findings) -> Table:
     table.add_row("third unit's start to three voters (s)", _number(findings.to_three_voters_s, 1))
     table.add_row("power cut of all to the next row (s)", _number(findings.power_cut_s, 1))
     table.add_row("forced down to one, to the next row (s)", _number(findings.scale_to_one_s, 1))
+    table.add_row("death of who made machines to the next one's word (s)", _number(findings.takeover_s, 1))
+    table.add_row("machines made meanwhile, one instance each", str(findings.machines or "-"))
     if verdict := findings.verdict:
         table.add_section()
         table.add_row("rows acknowledged", str(verdict.acknowledged))

@@ -130,6 +130,23 @@ class Stage:
         except (confsocket.NoSocket, confsocket.SocketTimeout, statusview.BadStatus):
             return None
 
+    def cloud(self) -> str:
+        """Return the endpoint of the cloud beside the model, as units reach it."""
+        return str(self._ask("cloud")["endpoint"])
+
+    def cloud_log(self) -> list[dict[str, Any]]:
+        """Return what the cloud did so far."""
+        return list(self._ask("cloud-log"))
+
+    def machines(self, unit: str) -> list[dict[str, Any]]:
+        """Return the machines as the unit's controllerd shows them; [] while it cannot."""
+        path = self._state_dir(unit) / confsocket.CONTROL
+        try:
+            status, body = confsocket.request(path, "POST", "/machines", b"{}", 20.0)
+        except (confsocket.NoSocket, confsocket.SocketTimeout):
+            return []
+        return list(json.loads(body)["machines"]) if status == 200 else []
+
     def service_started(self, unit: str) -> float:
         """Return when the process of the unit's service was started, on CLOCK_MONOTONIC."""
         asked = self._on(unit, "systemctl", "show", "-p", "MainPID", "--value", _SERVICE)

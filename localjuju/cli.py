@@ -250,6 +250,22 @@ def shell(command: Annotated[list[str] | None, typer.Argument()] = None) -> None
 
 
 @app.command()
+def cloud(
+    log: Annotated[str, typer.Argument(metavar="[log]", help="`log`: what the cloud did, a line of JSON each.")] = "",
+    form: Format = "text",
+) -> None:
+    """The cloud beside the model: where units reach it, and its instances; `cloud log`: what it did."""
+    if log == "log":
+        for line in _client().call("cloud-log"):
+            typer.echo(json.dumps(line))
+        return
+    if log:
+        raise typer.BadParameter(f"expected nothing or `log`, got {log!r}")
+    shape = _client().call("cloud")
+    _show(shape, form, view.cloud_text(shape))
+
+
+@app.command()
 def resolve(unit: str, no_retry: Annotated[bool, typer.Option("--no-retry")] = False) -> None:
     """Retry a unit's failed hook now, or with --no-retry take it as done."""
     _client().call("resolve", unit=unit, retry=not no_retry)

@@ -167,6 +167,11 @@ class Client:
         pid = self.call("enter", unit=unit)["pid"]
         return self.inside([*host.enter_pid(pid), "env", "-C", folder, *argv])
 
+    def on_instance(self, instance: str, argv: Sequence[str], folder: str = "/root") -> list[str]:
+        """The command line that runs *argv* on the host of an instance of the cloud."""
+        pid = self.call("enter-instance", instance=instance)["pid"]
+        return self.inside([*host.enter_pid(pid), "env", "-C", folder, *argv])
+
     def exec(self, unit: str, argv: Sequence[str], timeout_seconds: float = 60.0) -> subprocess.CompletedProcess[str]:
         """Run a command on a unit's host and collect what it prints. Raises subprocess.TimeoutExpired."""
         line = self.on_unit(unit, argv)

@@ -15,10 +15,13 @@ from collections.abc import Callable
 from typing import Any, Protocol
 
 from localjuju import agent as agents
+from localjuju import cloudserver, network, spaces
 from localjuju import home as homes
-from localjuju import network, spaces
 from localjuju.agent import Agent
 from localjuju.charmfiles import BadCharm
+from localjuju.cloud import Cloud
+from localjuju.cloudhosts import HostLauncher
+from localjuju.cloudlog import CloudLog
 from localjuju.debuglog import DebugLog
 from localjuju.host import Host, HostFailed
 from localjuju.model import Model, ModelSettings, Refused, Unit
@@ -41,6 +44,8 @@ class Daemon:
         self.model = Model("local", settings)
         self.network = network.Network(self.model.topology)
         self.agents: dict[str, Agent] = {}
+        self.instance_hosts = HostLauncher(home, self.model.topology, self.network)
+        self.cloud = Cloud(self.instance_hosts, CloudLog(home.cloud_log))
         self.stopping = asyncio.Event()
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._next_status: dict[str, float] = {}
@@ -52,6 +57,8 @@ class Daemon:
         self.model.on_change = self._poke_all
         await self.network.start()
         verbs = make_verbs(self)
+        # On every address the run has: any unit reaches it, and nobody outside the run's namespace.
+        door = await cloudserver.serve(self.cloud, "0.0.0.0", cloudserver.PORT)
         server = await asyncio.start_unix_server(
             lambda r, w: self._converse(verbs, r, w),
             sock=homes.listen(self.home.path / "api.socket"),
@@ -64,6 +71,7 @@ class Daemon:
         stopping = asyncio.create_task(self.stopping.wait())
         await asyncio.wait({ticking, stopping}, return_when=asyncio.FIRST_COMPLETED)
         server.close()
+        door.close()
         if ticking.done():
             ticking.result()  # It never ends but by an error, which must be seen.
 

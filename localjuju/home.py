@@ -46,6 +46,10 @@ class Home:
         return self.path / "debug.log"
 
     @property
+    def cloud_log(self) -> Path:
+        return self.path / "cloud.log"
+
+    @property
     def machines(self) -> Path:
         return self.path / "machines"
 
@@ -110,7 +114,7 @@ class Home:
             return
         for folder in (self.machines, self.volatile, self.charms):
             shutil.rmtree(folder, ignore_errors=True)
-        for name in ("api.socket", "run.json", "run.json.new", "daemon.log", "debug.log", _MARK):
+        for name in ("api.socket", "run.json", "run.json.new", "daemon.log", "debug.log", "cloud.log", _MARK):
             (self.path / name).unlink(missing_ok=True)
         with contextlib.suppress(OSError):
             self.path.rmdir()

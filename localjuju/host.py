@@ -29,6 +29,7 @@ class Host:
         self.unit = unit
         self.disk = home.machines / str(machine)
         self.volatile = home.volatile / str(machine)
+        self.hostname = f"juju-{unit.replace('/', '-')}"
         self.pid = 0
         self._home = home
         self._net = net
@@ -53,12 +54,11 @@ class Host:
 
     async def boot(self) -> None:
         """Bring the host up: namespaces, root, network, enabled services. Raises HostFailed."""
-        tool, _ = toolfiles.install(self.disk, self.unit)
         spec = {
             "disk": str(self.disk),
             "volatile": str(self.volatile),
-            "hostname": f"juju-{self.unit.replace('/', '-')}",
-            "tool": tool,
+            "hostname": self.hostname,
+            "tool": self._install_tool(),
             "visible": _visible(),
         }
         with (self._home.log).open("ab") as log:
@@ -80,6 +80,11 @@ class Host:
         except (TimeoutError, HostFailed, network.NetworkFailed, ConnectionError) as error:
             await self.kill()
             raise HostFailed(f"host of {self.unit} did not boot: {str(error) or 'no answer in time'}") from None
+
+    def _install_tool(self) -> str:
+        """Put what answers as systemctl, and the hook commands, on the disk. Returns the client's path inside."""
+        tool, _ = toolfiles.install(self.disk, self.unit)
+        return tool
 
     async def _expect(self, word: str) -> str:
         assert self._process

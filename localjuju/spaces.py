@@ -95,6 +95,17 @@ class Topology:
         device.addresses.append(wanted)
         return device, wanted
 
+    def add_address_among(self, machine: int, places: range) -> str:
+        """Give a new machine the first free one of these places in the first subnet; return the address."""
+        subnet = self.subnets[0]
+        taken = {a.ip for a in self._taken(subnet)}
+        for place in places:
+            ip = subnet.cidr.network_address + place
+            if ip in subnet.cidr and ip not in taken:
+                self.add_address(machine, f"{ip}/{subnet.cidr.prefixlen}")
+                return str(ip)
+        raise BadNetwork(f"all {len(places)} places for machines in {subnet.cidr} are taken")
+
     def _taken(self, subnet: Subnet) -> set[Interface]:
         used = {a for cards in self.devices.values() for d in cards if d.subnet is subnet for a in d.addresses}
         return used | {subnet.gateway}

@@ -13,18 +13,24 @@ _CLIENT = Path(__file__).with_name("toolclient.py")
 
 def install(disk: Path, unit: str) -> tuple[str, str]:
     """Write them below /var/lib/juju/tools of that disk. Returns (the client, the folder), as paths inside the unit."""
-    tools = disk / "var/lib/juju/tools"
-    folder = tools / f"unit-{unit.replace('/', '-')}"
+    client = install_client(disk)
+    folder = disk / "var/lib/juju/tools" / f"unit-{unit.replace('/', '-')}"
     folder.mkdir(parents=True, exist_ok=True)
-    client = tools / "client"
-    client.write_text(f"#!{_python()} -IS\n{_CLIENT.read_text()}")
-    client.chmod(0o755)
     for name in (*hooktools.names(), "juju-exec", "juju-run"):
         link = folder / name
         if not link.is_symlink():
             link.symlink_to("../client")
-    inside = Path("/var/lib/juju/tools")
-    return str(inside / "client"), str(inside / folder.name)
+    return client, str(Path("/var/lib/juju/tools") / folder.name)
+
+
+def install_client(disk: Path) -> str:
+    """Write the one client alone: what answers as systemctl is on every host. Returns its path inside."""
+    tools = disk / "var/lib/juju/tools"
+    tools.mkdir(parents=True, exist_ok=True)
+    client = tools / "client"
+    client.write_text(f"#!{_python()} -IS\n{_CLIENT.read_text()}")
+    client.chmod(0o755)
+    return "/var/lib/juju/tools/client"
 
 
 def _python() -> str:

@@ -6,7 +6,7 @@ import asyncio
 from pathlib import Path
 from typing import Any
 
-from localjuju import actions, charmfiles, events, network, view
+from localjuju import actions, charmfiles, cloudlog, cloudserver, events, network, view
 from localjuju import config as configs
 from localjuju.agent import Agent, Job
 from localjuju.daemon import Daemon
@@ -178,6 +178,23 @@ class Verbs:
         if not agent.host.pid:
             raise Refused(f"{found.name}'s host is not up (yet)")
         return {"pid": agent.host.pid}
+
+    # The cloud beside the model
+
+    async def do_cloud(self) -> dict[str, Any]:
+        """Where the cloud is, as units reach it, and the instances it has."""
+        gateway = self._model.topology.subnets[0].gateway.ip
+        return {"endpoint": f"http://{gateway}:{cloudserver.PORT}", "instances": self._daemon.cloud.list({})}
+
+    async def do_cloud_log(self) -> list[dict[str, Any]]:
+        return list(cloudlog.read(self._daemon.home.cloud_log))
+
+    async def do_enter_instance(self, instance: str) -> dict[str, int]:
+        """As `enter`, for an instance by its id."""
+        pid = self._daemon.instance_hosts.pid(instance)
+        if not pid:
+            raise Refused(f"there is no instance {instance}, or its host is not up (yet)")
+        return {"pid": pid}
 
     # Actions
 

@@ -220,6 +220,13 @@ def text(shape: dict[str, Any]) -> str:
     return "\n".join(parts)
 
 
+def cloud_text(shape: dict[str, Any]) -> str:
+    """What `localjuju cloud` prints."""
+    rows: list[tuple[str, ...]] = [("Instance", "State", "Address", "Hostname", "Uuid")]
+    rows += [(i["instance"], i["state"], i["address"], i["hostname"], i["uuid"]) for i in shape["instances"]]
+    return f"{shape['endpoint']}\n" + (f"\n{_table(rows)}" if len(rows) > 1 else "")
+
+
 def _table(rows: list[tuple[str, ...]]) -> str:
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     lines = ["  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip() for row in rows]

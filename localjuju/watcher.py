@@ -57,7 +57,7 @@ def _watch(home: homes.Home, die_with: int, keep_logs: Path | None, daemon_args:
     os.waitpid(pid, 0)  # Returns only when every process of its pid namespace is gone.
     if keep_logs:
         keep_logs.mkdir(parents=True, exist_ok=True)
-        for log in (home.log, home.debug_log):
+        for log in (home.log, home.debug_log, home.cloud_log):
             if log.exists():
                 shutil.copy(log, keep_logs / log.name)
     home.remove()

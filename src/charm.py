@@ -38,6 +38,7 @@ logger = logging.getLogger(__name__)
 for chatty in ("ops", "charmlibs.systemd"):
     logging.getLogger(chatty).setLevel(logging.INFO)
 
+REGISTRATION = "registration"
 PORTS = (ops.Port("tcp", 17666), ops.Port("tcp", 17070))
 LATENCY = "network-latency-ms"
 LATENCY_RANGE = range(5, 1001)
@@ -83,6 +84,7 @@ class ControllerCharm(ops.CharmBase):
         framework.observe(self.on.stop, self._on_stop)
         framework.observe(self.on.remove, self._on_remove)
         framework.observe(self.on.get_cluster_action, self._on_get_cluster)
+        framework.observe(self.on.get_client_config_action, self._on_get_client_config)
         framework.observe(self.on.rebuild_cluster_action, self._on_rebuild_cluster)
         framework.observe(self.on.collect_unit_status, self._on_collect_unit_status)
         framework.observe(self.on.collect_app_status, self._on_collect_app_status)
@@ -308,6 +310,17 @@ class ControllerCharm(ops.CharmBase):
             event.fail("controllerd does not answer on this unit: see `journalctl -u ha-controller`")
         else:
             event.set_results(unitstatus.action_results(status))
+
+    def _on_get_client_config(self, event: ops.ActionEvent) -> None:
+        try:
+            text = controlsocket.open_registration(paths.STATE_DIR, str(event.params.get("user", "admin")))
+        except controlsocket.NotOpened as error:
+            event.fail(str(error))
+            return
+        # What an action returns is kept by Juju, and read by whoever may see the model.
+        path = paths.STATE_DIR / REGISTRATION
+        controllerconf.replace(path, f"{text}\n", mode=0o600)
+        event.set_results({"file": str(path), "next": f"juju ssh {self.unit.name} sudo cat {path}"})
 
     def _on_rebuild_cluster(self, event: ops.ActionEvent) -> None:
         try:

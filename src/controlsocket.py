@@ -19,6 +19,7 @@ _SOCKET = "control.socket"
 LEAVE_TIMEOUT_SECONDS = 40.0
 REBUILD_TIMEOUT_SECONDS = 70.0
 SERVING_TIMEOUT_SECONDS = 20.0
+REGISTRATION_TIMEOUT_SECONDS = 25.0
 _POLL_SECONDS = 0.2
 
 
@@ -135,6 +136,28 @@ def rebuild(state_dir: Path, *, force: bool) -> str:
     if answer.get("done") is not True:
         raise NotRebuilt(reason)
     return reason
+
+
+class NotOpened(Exception):
+    """There is no registration; the message says why."""
+
+
+def open_registration(state_dir: Path, user: str) -> str:
+    """Return the string with which this user sets her password, once. Raises NotOpened."""
+    wanted = msgspec.json.encode({"user": user})
+    try:
+        code, body = confsocket.request(
+            state_dir / _SOCKET, "POST", "/registration", wanted, timeout_seconds=REGISTRATION_TIMEOUT_SECONDS
+        )
+        answer = msgspec.json.decode(body, type=dict[str, object])
+    except confsocket.NoSocket as error:
+        raise NotOpened(f"{error}: see `journalctl -u ha-controller`") from error
+    except (confsocket.SocketTimeout, msgspec.DecodeError) as error:
+        raise NotOpened(f"controllerd gave no answer that can be used: {error}") from error
+    text = answer.get("registration")
+    if code != 200 or not isinstance(text, str):
+        raise NotOpened(str(answer.get("reason") or f"controllerd answered {code}"))
+    return text
 
 
 def _get(state_dir: Path, target: str) -> bytes | None:

@@ -123,7 +123,9 @@ def sign(authority: Authority, request_text: str, controller_id: str, now: datet
         raise BadRequest(f"the certificate request of controller {controller_id} cannot be read") from error
     if not good or not isinstance(key, ec.EllipticCurvePublicKey) or not isinstance(key.curve, ec.SECP256R1):
         raise BadRequest(f"the certificate request of controller {controller_id} is not signed by a key of P-256")
-    names = x509.SubjectAlternativeName([x509.UniformResourceIdentifier(tlsfiles.uri(controller_id))])
+    # Ours look at the URI. The host name is for Juju's own clients, who ask for it and know no controller ids.
+    owner = [x509.UniformResourceIdentifier(tlsfiles.uri(controller_id)), x509.DNSName(tlsfiles.API_SERVER)]
+    names = x509.SubjectAlternativeName(owner)
     builder = (
         x509.CertificateBuilder()
         .subject_name(x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "ha-controller")]))

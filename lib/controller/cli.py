@@ -12,12 +12,12 @@ from typing import Annotated
 import typer
 
 import controller
-from controller.commands import backup, engine, models, recover, sql, status
+from controller.commands import backup, client, engine, leases, machines, models, recover, spaces, sql, status
 
 STATE_DIR = Path("/var/lib/ha-controller")
 
 app = typer.Typer(
-    help="Ask the controller on this machine, or repair it.",
+    help="Ask the controllers, from any machine; or look after the controller on this one.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -51,13 +51,29 @@ def options(
 
 app.command()(status.status)
 app.command()(engine.engine)
+app.command()(leases.leases)
 app.command()(models.models)
 app.command()(models.add_model)
 app.command()(models.destroy_model)
+app.command()(spaces.spaces)
+app.command()(spaces.add_space)
+app.command()(spaces.remove_space)
+app.command()(machines.machines)
+app.command()(machines.add_machine)
+app.command()(machines.enrol_machine)
+app.command()(machines.remove_machine)
+app.command()(machines.controller_config)
 app.command()(sql.sql)
 app.command()(backup.backup)
 app.command()(backup.restore)
 app.command()(recover.recover)
+app.command()(client.registration)
+app.command()(client.register)
+app.command()(client.login)
+app.command()(client.logout)
+app.command()(client.controllers)
+app.command()(client.switch)
+app.command()(client.show_controller)
 
 
 if __name__ == "__main__":

@@ -29,6 +29,7 @@ from typing import Any
 from prometheus_client.metrics_core import Metric
 
 from controller import answering, manifolds, node, plugins
+from controller.api.pages import Sources
 from controller.engine import Engine
 from controller.enginemetrics import EngineMetrics
 from controller.node import Fatal, Node
@@ -40,6 +41,7 @@ from controller.sockets import Sockets
 from dbaccessor import errors, soleowner
 from dbaccessor.dqlite import native
 from dbaccessor.identity import BrokenFile, NewerFile
+from dbaccessor.preamble import Outcome
 
 log = logging.getLogger("controllerd")
 
@@ -48,6 +50,9 @@ STATE_DIR = Path("/var/lib/ha-controller")
 # What a worker may take to end before those that it needs are stopped all the same. The service manager kills after 40.
 _ABANDON_SECONDS = 12.0
 _LEFT_SECONDS = 1.0
+# What the workers may take to give up what is held here, before this controller leaves all the same.
+_WITHDRAW_SECONDS = 4.0
+_LOOK_SECONDS = 0.05
 _ALREADY_RUNS = 75
 
 
@@ -58,11 +63,11 @@ class Daemon:
         loop = asyncio.get_running_loop()
         self._loop = loop
         self._stop = asyncio.Event()
-        own = Node(state_dir)
+        self._node = own = Node(state_dir)
         notifier = Notifier(shlex.split(os.environ.get("HA_CONTROLLER_NOTIFY", "")))
         own.worker.charm_news.notify = notifier.ask
         facts = {"version": version, "dqlite-version": library.version, "dqlite-proven": library.proven}
-        asked = NodeRoutes(own.worker, loop, facts, self.report, self._counted)
+        asked = NodeRoutes(own.worker, loop, facts, self.report, self._counted, self._leave)
         control = {
             **asked.control(),
             **DatabaseRoutes(own.worker, loop, version, library.version).routes(),
@@ -70,9 +75,10 @@ class Daemon:
         }
         doors = Sockets(state_dir, asked.configchange(), control)
         self._metrics = EngineMetrics()
+        pages = Sources(asked.unwell, asked.metrics, asked.report, asked.status)
         self._plugins = Plugins(plugins.CONTROLLER_GROUP)
         table = manifolds.controller_manifolds(
-            own, doors, notifier, Plugins(plugins.MODEL_GROUP), self._metrics.counting("model")
+            own, doors, notifier, pages, Plugins(plugins.MODEL_GROUP), self._metrics.counting("model")
         )
         self._engine = Engine(
             self._plugins.merge(table),
@@ -101,6 +107,23 @@ class Daemon:
     def report(self) -> dict[str, Any]:
         """Return the engine's report and what became of the plugins (docs/reference/metrics.md)."""
         return {**self._engine.report(), "plugins": self._plugins.report()}
+
+    async def _leave(self) -> Outcome:
+        """Leave the cluster for good, once nothing here is responsible for anything any more."""
+        self._node.databases.withdraw()
+        deadline = self._loop.time() + _WITHDRAW_SECONDS
+        while self._runs(manifolds.LEASES):
+            if self._loop.time() >= deadline:
+                log.warning("leaving, though the leases are not given up after %g s", _WITHDRAW_SECONDS)
+                break
+            await asyncio.sleep(_LOOK_SECONDS)
+        outcome = await self._node.worker.leave()
+        if not outcome.done:
+            self._node.databases.offer_again()
+        return outcome
+
+    def _runs(self, name: str) -> bool:
+        return bool(self._engine.report()["manifolds"][name]["state"] in ("started", "stopping"))
 
     def _counted(self) -> Iterator[Metric]:
         return self._metrics.collect(self._engine.report())

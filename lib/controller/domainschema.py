@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
 
 from controller import schema
-from controller.engine import Getter, Manifold, Offer, gate
+from controller.engine import Bounce, Getter, Manifold, Offer, gate
 from controller.models import store
 from controller.node import Databases
 from dbaccessor import errors
@@ -51,7 +51,7 @@ async def bring_up_to_date(databases: Databases) -> tuple[Patch, ...]:
     return await databases.database(CONTROLLER).run(apply)
 
 
-class UpToDate(Offer):
+class Patched(Offer):
     """Offers a value whose schema is up to date, and applies what had to wait once it need not any more.
 
     `again` brings it up to date and returns what still waits; idempotent.
@@ -76,6 +76,24 @@ class UpToDate(Offer):
         return {"version": schema.VERSION, "waiting": [patch.name for patch in self._waiting]}
 
 
+class Schema(Patched):
+    """That of the controller database. Ends when the databases are withdrawn, and with it whoever needs them."""
+
+    async def run(self) -> None:
+        assert isinstance(self.value, Databases)
+        keeping = asyncio.create_task(super().run())
+        withdrawn = asyncio.create_task(self.value.until_withdrawn())
+        try:
+            await asyncio.wait((keeping, withdrawn), return_when=asyncio.FIRST_COMPLETED)
+            if keeping.done():
+                keeping.result()
+        finally:
+            for task in (keeping, withdrawn):
+                task.cancel()
+            await asyncio.gather(keeping, withdrawn, return_exceptions=True)
+        raise Bounce("this controller is leaving")
+
+
 def manifold(node: str) -> Manifold:
     """Return the manifold. `node` is the name of the one whose output is the Databases."""
 
@@ -87,7 +105,7 @@ def manifold(node: str) -> Manifold:
                 return await bring_up_to_date(databases)
 
             await databases.until_serving()
-            return UpToDate(databases, await until_done(apply), apply)
+            return Schema(databases, await until_done(apply), apply)
 
         return prepare
 

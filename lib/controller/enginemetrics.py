@@ -39,3 +39,40 @@ class EngineMetrics:
         for worker, told in report["manifolds"].items():
             running.add_metric([worker], float(told["state"] == "started"))
         yield running
+        yield from _addresses(report)
+        yield from _api(report)
+
+
+def _addresses(report: Mapping[str, Any]) -> Iterator[Metric]:
+    """What the address setter knows, where it runs: on the one controller that is responsible."""
+    told = report["manifolds"].get("api-address-setter", {}).get("report")
+    if told is None:
+        return
+    for name, what in (
+        ("fallbacks", "Controllers that agents dial outside of the management space: none is inside."),
+        ("skipped", "Controllers that are in no list: no other machine can dial them."),
+    ):
+        yield GaugeMetricFamily(f"ha_controller_api_address_{name}", what, value=len(told[name]))
+
+
+def _api(report: Mapping[str, Any]) -> Iterator[Metric]:
+    """What the API server counts, where there is one."""
+    told = report["manifolds"].get("api-server", {}).get("report")
+    if told is None or not told["served"]:
+        return
+    connections = GaugeMetricFamily(
+        "ha_controller_api_connections", "Connections to the API that are open.", labels=["logged_in"]
+    )
+    connections.add_metric(["yes"], told["connections"])
+    connections.add_metric(["no"], told["not-logged-in"])
+    yield connections
+    refused = CounterMetricFamily(
+        "ha_controller_api_connections_refused", "Connections that did not get as far as a request.", labels=["why"]
+    )
+    for why, count in told["refused"].items():
+        refused.add_metric([why], count)
+    yield refused
+    failed = CounterMetricFamily("ha_controller_api_logins_failed", "Logins that failed.", labels=["how"])
+    failed.add_metric(["denied"], told["failed-logins"])
+    failed.add_metric(["held-back"], told["failed-logins-held-back"])
+    yield failed

@@ -12,7 +12,7 @@ from controller import statusview
 from controller.columns import columns
 
 _FAILED = ("failed:", "fatal:")
-_HEAD = ("WORKER", "STATE", "SINCE", "STARTS", "WHY")
+_HEAD = ("WORKER", "STATE", "SINCE", "STARTS", "NOTE")
 
 
 class BadReport(ValueError):
@@ -102,7 +102,18 @@ def lines(report: Report, now: datetime.datetime) -> Iterator[str]:
 
 def _workers(report: Report, now: datetime.datetime) -> Iterator[str]:
     rows = (
-        (name, m.state, statusview.age(m.since, now), str(m.start_count), m.why)
+        (name, m.state, statusview.age(m.since, now), str(m.start_count), m.why or _says(m.report))
         for name, m in sorted(report.manifolds.items())
     )
     return columns(_HEAD, rows)
+
+
+def _says(report: Any) -> str:
+    """Return what a flag that runs says; "" for any other worker."""
+    match report:
+        case {"holds": True, "token": str(token)}:
+            return f"yes, by {token}"
+        case {"holds": False}:
+            return "no"
+        case _:
+            return ""

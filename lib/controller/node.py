@@ -38,6 +38,7 @@ class Node:
     """The worker of the node. Cancelled, it hands over what the node holds and stops it, before it ends."""
 
     def __init__(self, state_dir: Path) -> None:
+        self.state_dir = state_dir
         self.worker = dbworker.Worker(state_dir, schema.VERSION)
         self.databases = Databases(self.worker)
         self._started = False
@@ -52,12 +53,14 @@ class Node:
                 await self._stop_in_order()
             raise
         finally:
+            self.databases.close()
             task.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await task
 
     async def _stop_in_order(self) -> None:
         log.info("stopping the node")
+        self.databases.close()  # Nobody uses them any more.
         await self.worker.stop()
         if self.worker.stuck:
             # A thread waits inside the library for ever; leaving it behind is the only way to end.
@@ -102,6 +105,9 @@ class Databases:
         self._worker = worker
         self._namespaces = Namespaces(worker.database, schema.VERSION)
         self._handles: dict[str, Database] = {}
+        self._open = asyncio.Event()
+        self._open.set()
+        self._withdrawn = asyncio.Event()
         # Of those that are being made or deleted; a lock is there as long as somebody has it or waits for it.
         self._changing: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
@@ -118,9 +124,24 @@ class Databases:
         """The cluster's epoch, now; None while this node is in none."""
         return self._worker.epoch
 
+    def withdraw(self) -> None:
+        """Let whoever uses the databases stop, while they can still be used: this controller is about to leave."""
+        self._open.clear()
+        self._withdrawn.set()
+
+    def offer_again(self) -> None:
+        """Undo `withdraw`."""
+        self._withdrawn.clear()
+        self._open.set()
+
+    async def until_withdrawn(self) -> None:
+        """Return once they are withdrawn."""
+        await self._withdrawn.wait()
+
     async def until_serving(self) -> Identity:
         """Return once this node serves. There is no limit: what it waits for stands in the status document."""
         while True:
+            await self._open.wait()
             identity = self._worker.identity
             if self._worker.state == "serving" and identity is not None:
                 return identity
@@ -165,6 +186,11 @@ class Databases:
     async def names(self, *, deadline_seconds: float = 10) -> tuple[str, ...]:
         """Return the names of all databases, "controller" first."""
         return await self._namespaces.names(deadline_seconds=deadline_seconds)
+
+    def close(self) -> None:
+        """Close every handle, for good."""
+        for database in self._handles.values():
+            database.close()
 
     def forget(self, name: str) -> None:
         """Close the handles to a database that is gone, and end its series of metrics."""

@@ -16,6 +16,7 @@ from prometheus_client.metrics_core import Metric
 from controller.answering import as_json
 from dbaccessor import metrics
 from dbaccessor.confsocket import Handler, Response
+from dbaccessor.preamble import Outcome
 from dbaccessor.worker import Worker
 
 STATUS_SCHEMA = 1
@@ -30,7 +31,10 @@ class _Rebuild(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class NodeRoutes:
-    """The routes of one daemon. `facts` stand in the status document; `report` and `counted` are the engine's."""
+    """The routes of one daemon. `facts` stand in the status document; `report` and `counted` are the engine's.
+
+    `leave` gives up what is held here, and then leaves the cluster.
+    """
 
     def __init__(
         self,
@@ -39,12 +43,14 @@ class NodeRoutes:
         facts: dict[str, Any],
         report: Callable[[], dict[str, Any]],
         counted: Callable[[], Iterable[Metric]],
+        leave: Callable[[], Coroutine[Any, Any, Outcome]],
     ) -> None:
         self._worker = worker
         self._loop = loop
         self._facts = facts
         self._report = report
         self._counted = counted
+        self._leave_in_order = leave
 
     def configchange(self) -> dict[tuple[str, str], Handler]:
         """The routes of configchange.socket."""
@@ -70,6 +76,16 @@ class NodeRoutes:
         """Return the engine's report (docs/reference/metrics.md)."""
         return self._report()
 
+    async def metrics(self) -> tuple[str, bytes]:
+        """Return the metrics, and what type of text they are."""
+        status, counted = await self._seen()
+        return metrics.CONTENT_TYPE, self._worker.metrics.text(status, counted)
+
+    def unwell(self) -> str:
+        """Return why this controller does not serve, "" while it does."""
+        status = self._worker.status()
+        return "" if status["state"] == "serving" else f"{status['state']}: {status['reason']}"
+
     def _reload(self, _: bytes) -> Response:
         self._worker.nudge()
         return 204, "text/plain", b""
@@ -87,15 +103,14 @@ class NodeRoutes:
         return as_json(msgspec.to_builtins(state))
 
     def _metrics(self, _: bytes) -> Response:
-        status, counted = self._call(self._seen(), _STATUS_LIMIT_SECONDS)
-        return 200, metrics.CONTENT_TYPE, self._worker.metrics.text(status, counted)
+        return 200, *self._call(self.metrics(), _STATUS_LIMIT_SECONDS)
 
     async def _seen(self) -> tuple[dict[str, Any], tuple[Metric, ...]]:
         return await self.status(), tuple(self._counted())
 
     def _leave(self, _: bytes) -> Response:
         try:
-            outcome = self._call(self._worker.leave(), _LEAVE_LIMIT_SECONDS)
+            outcome = self._call(self._leave_in_order(), _LEAVE_LIMIT_SECONDS)
         except FutureTimeout:
             return as_json({"left": False, "reason": f"not done within {_LEAVE_LIMIT_SECONDS:g} s"})
         return as_json({"left": outcome.done, "reason": outcome.reason})

@@ -200,7 +200,7 @@ def _context(context: ssl.SSLContext, credentials: Credentials, anchors: str) ->
     context.verify_flags |= ssl.VERIFY_X509_STRICT
     try:
         context.load_verify_locations(cadata=anchors)
-        _load_chain(context, credentials.pem)
+        load_chain(context, credentials.pem)
     except ssl.SSLError as error:
         raise BadCredentials(
             "unreadable", f"{tlsfiles.CERTIFICATE} cannot be used: {error.reason}", "replace the files"
@@ -208,7 +208,7 @@ def _context(context: ssl.SSLContext, credentials: Credentials, anchors: str) ->
     return context
 
 
-def _load_chain(context: ssl.SSLContext, pem: bytes) -> None:
+def load_chain(context: ssl.SSLContext, pem: bytes) -> None:
     """Load certificate, chain and key from memory: from the files they might be those of two moments."""
     fd = os.memfd_create("tls", os.MFD_CLOEXEC)
     try:

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import datetime
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 from urllib.parse import quote, unquote
@@ -29,6 +29,9 @@ CERTIFICATE = "cert.pem"
 KEY = "key.pem"
 RETIRED = "retired.pem"
 FILES = (CA, CERTIFICATE, KEY, RETIRED)
+
+# The host name in every controller's certificate: Juju's clients ask for it, whatever address they dial.
+API_SERVER = "juju-apiserver"
 
 _CONTROLLER = "urn:ha-controller:controller:"
 # OpenSSL follows a chain of a hundred; what the charm writes has fewer than ten.
@@ -82,7 +85,12 @@ def controller_of(certificate: x509.Certificate) -> str:
         names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
     except (x509.ExtensionNotFound, ValueError):
         return ""
-    found = [n for n in names.get_values_for_type(x509.UniformResourceIdentifier) if n.startswith(_CONTROLLER)]
+    return controller_named(names.get_values_for_type(x509.UniformResourceIdentifier))
+
+
+def controller_named(uris: Iterable[str]) -> str:
+    """Return the controller id among the URIs that a certificate names its owner by; "" where there is not one."""
+    found = [n for n in uris if n.startswith(_CONTROLLER)]
     return unquote(found[0].removeprefix(_CONTROLLER)) if len(found) == 1 else ""
 
 

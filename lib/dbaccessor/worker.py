@@ -20,7 +20,7 @@ import msgspec
 from dbaccessor import backup, errors, goodbye, rebuild, reconfigure, registry, report, timing, tlsfiles
 from dbaccessor import decide as policy
 from dbaccessor.charmnews import CharmNews
-from dbaccessor.conf import FILE_NAME, ConfReader
+from dbaccessor.conf import FILE_NAME, ConfReader, ControllerConf
 from dbaccessor.confirm import Confirmer
 from dbaccessor.database import Database
 from dbaccessor.disk import Disk
@@ -149,6 +149,11 @@ class Worker:
     def state(self) -> str:
         """The state that the status document names: "serving" once the databases can be used."""
         return self._accounts.state
+
+    @property
+    def conf(self) -> ControllerConf | None:
+        """The configuration in force; None before there is one."""
+        return self._reader.conf
 
     @property
     def identity(self) -> Identity | None:

@@ -5,11 +5,15 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).resolve().parents[2]
+# What the programs under test find by themselves, and what the other tests share.
+sys.path[:0] = [str(ROOT / folder) for folder in ("lib", "src", "tests/support")]
+
 _failed: dict[str, str] = {}
 
 

@@ -79,6 +79,7 @@ class FakeControllerd:
         self.leave: tuple[int, dict[str, object]] = (200, {"left": True, "reason": "removed by the leader"})
         self.rebuilt: dict[str, object] = {"done": False, "reason": "a quorum lives"}
         self.asked_to_rebuild: list[object] = []
+        self.registration: tuple[int, dict[str, object]] = (200, {"registration": "hac1_secret", "user": "admin"})
         self.requests: list[str] = []
         self.serves_after = 0  # So many questions for the status; 0: it becomes nothing by itself.
         self._servers: list[confsocket.Server] = []
@@ -125,6 +126,7 @@ class FakeControllerd:
             ),
             ("POST", "/leave"): self._handler("POST /leave", lambda: self.leave),
             ("POST", "/rebuild"): self._rebuild,
+            ("POST", "/registration"): self._handler("POST /registration", lambda: self.registration),
         }
         nudge = {("POST", "/reload"): self._handler("POST /reload", lambda: (204, {}))}
         for name, routes in ((confsocket.CONTROL, control), (confsocket.CONFIG_CHANGE, nudge)):

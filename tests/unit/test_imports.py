@@ -108,6 +108,30 @@ def test_one_module_declares_c():
     assert declaring == {"dbaccessor.dqlite.native"}
 
 
+# What runs on machines that are no controllers: agents and clients. They have neither libdqlite nor an engine.
+AFAR = [
+    "controller.agentd",
+    "controller.columns",
+    *(
+        f"controller.api.{part}"
+        for part in ("messages", "epoch", "order", "dial", "connection", "interfaces", "client", "agent")
+    ),
+]
+
+
+@pytest.mark.parametrize("package", AFAR)
+def test_agents_and_clients_load_neither_dqlite_nor_the_engine(package: str):
+    barred = ("dbaccessor.dqlite", "dbaccessor.database", "dbaccessor.worker", "controller.engine", "cffi")
+    reached = {
+        f"{entry} loads {name}"
+        for entry in below(package)
+        for name in reach(entry)
+        if any(name == b or name.startswith(f"{b}.") for b in barred)
+    }
+
+    assert reached == set()
+
+
 @pytest.mark.parametrize("entry", ["dbaccessor.conf", "dbaccessor.confsocket", "dbaccessor.tlsfiles"])
 def test_hooks_and_commands_load_neither_dqlite_nor_an_event_loop(entry: str):
     reached = {n for n in reach(entry) if n.startswith("dbaccessor.dqlite") or n in ("cffi", "asyncio")}

@@ -27,7 +27,7 @@ log = logging.getLogger(__name__)
 # A committer takes 4096 requests at most, renewals and claims together.
 MAX_AT_ONCE: Final = 1024
 
-_TICK_SECONDS = 0.1
+_TICK_SECONDS = 0.2
 _RETRY_SECONDS = 0.05
 # What is due this part of its interval later is renewed along, so that renewals fall into few batches.
 _AHEAD: Final = 0.25
@@ -40,6 +40,8 @@ class Keeper:
         self.held: dict[Key, Held] = {}
         self.leaving: dict[Key, Held] = {}
         self.counters: Counter[str] = Counter()
+        # The shortest time that a renewal had left when it came: how near a lease here ever was to being lost.
+        self.least_left: float | None = None
         self._store = store
         self._timing = timing
         self._clock = clock
@@ -78,12 +80,13 @@ class Keeper:
         row = await self._store.move(seen, attempt.row, deadline_seconds=seconds)
         if self.held.get(key) is not held:
             return False
-        late = held.late
+        late, left = held.late, held.responsibility.seconds_left
         if not held.heard(row):
             self.lose(held, f"controller {row.holder} has taken over" if row and row.holder else "its row was freed")
             return False
         self.counters["late-renewals"] += held.late - late
         self.counters["renewals"] += 1
+        self.least_left = left if self.least_left is None else min(self.least_left, left)
         return row is not None and row.renewals == attempt.row.renewals and not self._is_over(held)
 
     def lose(self, held: Held, why: str) -> None:
@@ -198,14 +201,14 @@ class Keeper:
 
     async def _watch_for_ever(self) -> None:
         while True:
+            # Not longer than a tick: the event loop's clock stands still during a suspend, and a holder's does not.
+            first = _TICK_SECONDS
             for held in list(self.held.values()):
-                self._is_over(held)
-            await asyncio.sleep(self._until_next_deadline())
-
-    def _until_next_deadline(self) -> float:
-        # Not longer than a tick: the event loop's clock stands still while the machine is suspended, and this does not.
-        first = min((held.responsibility.seconds_left for held in self.held.values()), default=_TICK_SECONDS)
-        return max(0.001, min(_TICK_SECONDS, first))
+                left = held.responsibility.seconds_left
+                first = min(first, left)
+                if left <= 0:
+                    self.lose(held, "it was not renewed in time")
+            await asyncio.sleep(max(0.001, first))
 
     def _is_over(self, held: Held) -> bool:
         if held.responsibility.seconds_left > 0:

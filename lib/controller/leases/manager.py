@@ -93,6 +93,7 @@ class Manager:
                 group.create_task(self._keeper.run())
         finally:
             self._group, self._ended = None, True
+            self._observer.end()
             await self._stop()
 
     def held(self, key: Key) -> Responsibility | None:
@@ -114,8 +115,7 @@ class Manager:
         runs out by itself unless it is claimed again.
         """
         self._admit(key, duration_seconds)
-        if self._ended:
-            raise errors.NotReady("the lease manager has ended")
+        self._check_running()
         if self._claiming >= MAX_CLAIMS:
             raise errors.Refused(f"{self._claiming} claims are under way already")
         self._claiming += 1
@@ -144,8 +144,14 @@ class Manager:
         held = self._keeper.held.get(responsibility.key)
         if held is not None and held.responsibility is responsibility:
             self._keeper.begin_to_leave(held, "it was given up")
-            if self._group is not None:
-                self._group.create_task(self._keeper.leave(held, "it was given up", self.timing.claim_seconds))
+            leaving = self._keeper.leave(held, "it was given up", self.timing.claim_seconds)
+            try:
+                if self._group is not None:
+                    self._group.create_task(leaving)
+                    return
+            except RuntimeError:
+                pass  # The group ends already, and the end of `run` does it.
+            leaving.close()
 
     async def wait_until_free(self, key: Key) -> None:
         """Return when the lease can be claimed: nobody holds it, or who did has not renewed it in time.
@@ -168,6 +174,7 @@ class Manager:
             **({"problem": self._observer.problem} if self._observer.problem else {}),
             "waiting": self._observer.waiting,
             "counters": dict(self._keeper.counters),
+            **({} if self._keeper.least_left is None else {"least-seconds-left": round(self._keeper.least_left, 3)}),
             "leases": [self._report_of(row) for _, row in sorted(self._observer.sightings.rows().items())],
         }
 
@@ -196,6 +203,7 @@ class Manager:
         fresh = False
         doubt: errors.Indefinite | None = None
         while True:
+            self._check_running()
             self._observer.heed_epoch()
             sightings = self._observer.sightings
             if not sightings.complete or (not fresh and sightings.free_at(key) > self._clock.monotonic()):
@@ -205,12 +213,13 @@ class Manager:
             if row is not None and sightings.free_at(key) > self._clock.monotonic():
                 raise Denied(key, row.holder)
             attempt = self._attempt(key, row, duration_ms)
+            # Also when this caller is cancelled before it is answered.
+            self._doubtful.add(key)
             try:
                 seconds = min(self.timing.attempt(duration_ms / 1000), retry.left(deadline))
                 now = await self._store.move(row, attempt.row, deadline_seconds=seconds)
             except (errors.NotReady, errors.NotLeader, errors.Indefinite) as error:
                 if isinstance(error, errors.Indefinite):
-                    self._doubtful.add(key)
                     doubt = error
                 if retry.left(deadline) <= _RETRY_SECONDS:
                     raise doubt or error from error
@@ -223,9 +232,12 @@ class Manager:
             doubt, fresh = None, True
             sightings.note(key, now, self._clock.monotonic())
             if attempt.row.is_state_of(now):
-                responsibility = self._grant(attempt)
-                if responsibility.seconds_left > 0:
-                    return responsibility
+                held = self._grant(attempt)
+                if self._ended:
+                    # It came too late for the stop that gives up what is held.
+                    await self._keeper.leave(held, "the lease manager ends", self.timing.stop_seconds)
+                elif held.responsibility.seconds_left > 0:
+                    return held.responsibility
 
     def _attempt(self, key: Key, seen: Row | None, duration_ms: int) -> Attempt:
         epoch = self._epoch()
@@ -235,12 +247,15 @@ class Manager:
         row = Row(key, self.holder, self.incarnation, token, renewals, duration_ms, int(self._clock.wall()))
         return Attempt(row, self._clock.boottime())
 
-    def _grant(self, attempt: Attempt) -> Responsibility:
+    def _check_running(self) -> None:
+        if self._ended:
+            raise errors.NotReady("the lease manager has ended")
+
+    def _grant(self, attempt: Attempt) -> Held:
         row = attempt.row
         responsibility = Responsibility(row.key, row.token, row.holder, row.incarnation, self._clock.boottime)
-        self._keeper.grant(attempt, responsibility)
         log.info("lease %s, %s, is held here for %g s", row.key, row.token, row.duration_seconds)
-        return responsibility
+        return self._keeper.grant(attempt, responsibility)
 
     async def _look(self, deadline: float, doubt: errors.Indefinite | None) -> None:
         try:

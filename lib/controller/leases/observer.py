@@ -25,6 +25,7 @@ MAX_WAITING: Final = 16384
 
 # With nobody waiting the answers are for reports only.
 _IDLE_SECONDS = 2.0
+_ENDED = "the lease manager has ended"
 
 
 class Observer:
@@ -43,6 +44,7 @@ class Observer:
         self._waiting: dict[Key, set[asyncio.Future[None]]] = {}
         self._count = 0
         self._asked: set[asyncio.Future[None]] = set()
+        self._ended = False
         self._wake = asyncio.Event()
 
     async def run(self) -> None:
@@ -58,7 +60,11 @@ class Observer:
                     await self._wake.wait()
 
     async def wait_until_free(self, key: Key) -> None:
-        """Return when the lease may be claimed, as far as can be seen. Raises Refused when too many wait."""
+        """Return when the lease may be claimed, as far as can be seen.
+
+        Raises Refused when too many wait, NotReady when this has ended.
+        """
+        self._check()
         if self._count >= MAX_WAITING:
             raise errors.Refused(f"{self._count} wait for leases already")
         waiter = asyncio.get_running_loop().create_future()
@@ -74,7 +80,11 @@ class Observer:
                 del self._waiting[key]
 
     async def look_now(self, deadline: float) -> None:
-        """Return when an answer to a question sent from now on is in `sightings`. Raises NotReady at the deadline."""
+        """Return when an answer to a question sent from now on is in `sightings`.
+
+        Raises NotReady at the deadline, and when this has ended.
+        """
+        self._check()
         answered = asyncio.get_running_loop().create_future()
         self._asked.add(answered)
         self._wake.set()
@@ -87,6 +97,17 @@ class Observer:
             ) from error
         finally:
             self._asked.discard(answered)
+
+    def end(self) -> None:
+        """Tell everybody who waits that nobody looks any more."""
+        self._ended = True
+        for waiter in [*self._asked, *(waiter for waiters in self._waiting.values() for waiter in waiters)]:
+            if not waiter.done():
+                waiter.set_exception(errors.NotReady(_ENDED))
+
+    def _check(self) -> None:
+        if self._ended:
+            raise errors.NotReady(_ENDED)
 
     def heed_epoch(self) -> None:
         """Forget what was seen in another epoch than the present one."""

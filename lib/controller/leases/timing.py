@@ -20,6 +20,7 @@ _LEAST_MARGIN_SECONDS: Final = 0.25
 _MARGIN_PART: Final = 0.001
 _RENEW_PART: Final = 0.2
 _LONGEST_SECONDS: Final = 3600.0
+_ROUNDING_SECONDS: Final = 1e-6
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,7 @@ class Timing:
                 f"between two renewals an attempt may hang and the leader may die: {needed:g} s and the margin must "
                 f"fit into a duration of {duration:g} s"
             )
-        if duration + self.lag_seconds > self.promised_seconds + 1:
+        if duration + self.lag_seconds > self.promised_seconds + 1 + _ROUNDING_SECONDS:
             raise ValueError(f"{duration:g} s and {self.lag_seconds:g} s are more than what is promised and a second")
         if not self.poll_seconds <= 0.25:
             raise ValueError("who waits for a lease that is given up must see it within a quarter of a second")

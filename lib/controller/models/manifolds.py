@@ -7,7 +7,10 @@
 | lease-manager | Manager: the controller's own | everywhere |
 | model-database | Database: the model's own, once it is there with its tables | everywhere |
 | is-responsible | Singular: the responsibility for the model, where this controller has it | everywhere |
+| controller-config | ControllerConfig: the controller's own | everywhere |
+| enrolment | Enrolment: the controller's own; what new agents begin with | everywhere |
 | undertaker | nothing | where responsible |
+| compute-provisioner | nothing | where responsible |
 """
 
 from __future__ import annotations
@@ -15,7 +18,8 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 
-from controller.domainschema import UpToDate, until_done
+from controller.controllerconfig import ControllerConfig
+from controller.domainschema import Patched, until_done
 from controller.engine import Getter, Manifold, Manifolds, Missing, Offer, gate, lend
 from controller.leases import Key, Manager, Responsibility, Singular, is_responsible, singular
 from controller.leases.secretary import SINGULAR_CONTROLLER
@@ -24,10 +28,12 @@ from controller.models.remains import Remains
 from controller.models.service import Models
 from controller.models.undertaker import Undertaker
 from controller.models.watch import ModelWatch
+from controller.workers import computemanifolds, machineservice
+from controller.workers.enrolment import Enrolment
 from dbaccessor.schema import Patch
 
 # What has to be gone before a model is.
-REMAINS: tuple[Remains, ...] = ()
+REMAINS: tuple[Remains, ...] = (machineservice.REMAINS,)
 
 _AT_ONCE = 4
 
@@ -37,15 +43,25 @@ def key_of(model: Model) -> Key:
     return Key(SINGULAR_CONTROLLER, model.uuid, model.uuid)
 
 
-def model_manifolds(watch: ModelWatch, models: Models, leases: Manager, turns: asyncio.Semaphore) -> Manifolds:
+def model_manifolds(
+    watch: ModelWatch,
+    models: Models,
+    leases: Manager,
+    config: ControllerConfig,
+    enrolment: Enrolment,
+    turns: asyncio.Semaphore,
+) -> Manifolds:
     """Return the table of one model. `turns` bounds how many models' databases are made at the same time."""
     return {
         "model": lend(watch),
         "models": lend(models),
         "lease-manager": lend(leases),
+        "controller-config": lend(config),
+        "enrolment": lend(enrolment),
         "model-database": gate(lambda get: _database(get, turns), ("model", "models")),
         "is-responsible": singular("lease-manager", key_of(watch.model), leases.timing.duration_seconds),
         "undertaker": is_responsible()(Manifold(_undertaker, ("model", "models"))),
+        computemanifolds.NAME: computemanifolds.manifold(),
     }
 
 
@@ -77,6 +93,6 @@ def _database(get: Getter, turns: asyncio.Semaphore) -> Callable[[], Awaitable[O
             raise Missing("the model is dead")
         async with turns:
             waiting = await until_done(make)
-        return UpToDate(models.database(watch.model), waiting, make)
+        return Patched(models.database(watch.model), waiting, make)
 
     return prepare

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 import threading
+import time
 from typing import Any
 
+import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 import hactl
+from controller import schema
 from dbaccessor import confsocket
 from loopback import Cluster
 
@@ -50,6 +53,30 @@ class Failing:
 
 def manifolds():
     return {"failing": Manifold(lambda get: Failing())}
+"""
+
+STUBBORN = """
+import asyncio
+from controller.engine import Manifold
+from controller.node import Databases
+
+
+class Stubborn:
+    async def run(self):
+        while True:
+            try:
+                await asyncio.Event().wait()
+            except asyncio.CancelledError:
+                pass
+
+
+def start(get):
+    get("domain-schema", Databases)
+    return Stubborn()
+
+
+def manifolds():
+    return {"stubborn": Manifold(start, ("domain-schema",))}
 """
 
 
@@ -132,3 +159,28 @@ def test_starts_are_counted_by_the_worker(cluster: Cluster):
     assert found["ha_controller_engine_worker_starts_total", "controller", "domain-schema"] == 2
     assert found["ha_controller_engine_worker_running", "db-accessor"] == 1
     assert found["ha_controller_engine_worker_running", "notifier"] == 0
+
+
+@pytest.mark.slow
+def test_a_worker_that_does_not_end_keeps_the_node_from_stopping_in_order_for_a_while_only(cluster: Cluster, installed):
+    installed("stubborn", STUBBORN, ("ha_controller.manifolds", "manifolds"))
+    cluster.form(3)
+    leader = cluster.leader(0)
+    assert leader is not None
+    cluster.wait(lambda: state(cluster, leader, "stubborn") == "started", "the plugin runs")
+
+    began = time.monotonic()
+    assert cluster.terminate(leader) == 1
+
+    assert time.monotonic() - began < 25
+    log = (cluster.root / f"{leader}.log").read_text()
+    assert "stubborn was told to stop and is left behind after 12" in log
+    assert log.index("left behind") < log.index("handing leadership to")
+    assert "ending without these, which do not: stubborn" in log
+
+
+def test_the_version_of_the_program_is_told_to_the_other_controllers(cluster: Cluster):
+    cluster.form(1)
+
+    question = {"sql": "SELECT application FROM controller_node"}
+    assert cluster.request(0, "POST", "/sql", document=question)[1]["rows"] == [[schema.VERSION]]

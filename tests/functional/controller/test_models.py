@@ -175,3 +175,37 @@ def test_a_clean_stop_of_the_holder_hands_over_at_once(three: Cluster, capsys):
     three.wait(lambda: not three.alive(holder), "it ends", 20)
     log = (three.root / f"{holder}.log").read_text()
     assert log.index("is given up: the lease manager ends") < log.index("stopping the node")
+
+
+def test_a_controller_that_leaves_gives_up_what_it_holds_first(three: Cluster, capsys):
+    (holder,) = holders(three, "controller", 0, 1, 2)
+    others = [n for n in range(3) if n != holder]
+
+    started = time.monotonic()
+    status, answer = three.request(holder, "POST", "/leave", timeout_seconds=40)
+    left = time.monotonic() - started
+    take_over(three, "controller", others, 10)
+    took = time.monotonic() - started
+
+    assert (status, answer["left"]) == (200, True), answer
+    with capsys.disabled():
+        print(f"\nleave of the holder took {left:.2f} s; another is responsible {took:.2f} s after it began")
+    log = (three.root / f"{holder}.log").read_text()
+    assert log.index("is given up: the lease manager ends") < log.index("leaving: ")
+    assert engines(three, holder) == {}
+    assert three.terminate(holder) == 0
+
+
+def test_without_a_quorum_nobody_is_responsible_and_with_it_one_is_again(three: Cluster):
+    (holder,) = holders(three, "controller", 0, 1, 2)
+    others = [n for n in range(3) if n != holder]
+
+    three.kill(*others)
+    three.wait(lambda: not holds(three, holder, "controller"), "the holder steps down by its own clock", 15)
+    done = hactl.run(three.state_dir(holder), "models")
+    assert (done.returncode, done.stdout) == (4, "")
+    three.start(*others)
+
+    three.wait(lambda: len(holders(three, "controller", 0, 1, 2)) == 1, "one is responsible again", 30)
+    three.wait(lambda: hactl.run(three.state_dir(holder), "engine").returncode == 0, "and nothing has failed")
+    assert hactl.ask(three.state_dir(holder), "add-model", "after")["life"] == "alive"

@@ -8,6 +8,7 @@ import pytest
 from ops import testing
 
 from charmmachine import (
+    APP,
     FOUNDED,
     OWN,
     Machine,
@@ -262,6 +263,33 @@ def test_a_refused_rebuild_fails_the_action_with_the_reason(machine: Machine):
         machine.run(machine.context.on.action("rebuild-cluster"), state(relation(FOUNDED, OWN), "10.0.0.4/24"))
 
     assert machine.controllerd.asked_to_rebuild == [{"force": False}]
+
+
+def test_a_registration_is_in_a_file_for_root_and_not_in_what_the_action_returns(machine: Machine):
+    with machine.controllerd:
+        machine.run(machine.context.on.action("get-client-config"), state(relation(FOUNDED, OWN), "10.0.0.4/24"))
+
+    results = machine.context.action_results
+    assert results is not None
+    path = machine.state_dir / "registration"
+    assert results == {"file": str(path), "next": f"juju ssh {APP}/0 sudo cat {path}"}
+    assert path.read_text() == "hac1_secret\n"
+    assert path.stat().st_mode & 0o777 == 0o600
+
+
+def test_a_registration_that_is_refused_fails_the_action_with_the_reason(machine: Machine):
+    machine.controllerd.registration = 400, {"error": "Refused", "reason": "there is no user bob; there are: admin"}
+    action = machine.context.on.action("get-client-config", params={"user": "bob"})
+
+    with machine.controllerd, pytest.raises(testing.ActionFailed, match="there are: admin"):
+        machine.run(action, state(relation(FOUNDED, OWN), "10.0.0.4/24"))
+
+    assert not (machine.state_dir / "registration").exists()
+
+
+def test_a_registration_without_controllerd_fails_with_a_remedy(machine: Machine):
+    with pytest.raises(testing.ActionFailed, match="journalctl"):
+        machine.run(machine.context.on.action("get-client-config"), state(relation(FOUNDED, OWN), "10.0.0.4/24"))
 
 
 def test_a_rebuild_without_controllerd_fails_with_a_remedy(machine: Machine):

@@ -29,18 +29,29 @@ def in_models(**manifolds: Any) -> dict[str, Any]:
 
 def test_each_worker_has_a_line_with_its_reason_and_each_model_its_part():
     report = parsed(
-        {"db-accessor": manifold(), **in_models(undertaker=manifold("stopped", "missing: is-responsible says no"))},
+        {
+            "db-accessor": manifold(),
+            **in_models(
+                **{
+                    "is-responsible": manifold(holds=False, lease="x"),
+                    "undertaker": manifold("stopped", "missing: is-responsible says no"),
+                    "yes": manifold(holds=True, token="1.7"),
+                }
+            ),
+        },
         plugins={"probe": {"state": "refused", "source": "probe:make", "why": "no\nsuch"}},
     )
 
     assert list(engineview.lines(report, NOW)) == [
-        "WORKER                STATE    SINCE  STARTS  WHY",
+        "WORKER                STATE    SINCE  STARTS  NOTE",
         "db-accessor           started  5 min  2",
         "model-worker-manager  started  5 min  2",
         "",
         "model staging (u-1), alive",
-        "WORKER      STATE    SINCE  STARTS  WHY",
-        "undertaker  stopped  5 min  2       missing: is-responsible says no",
+        "WORKER          STATE    SINCE  STARTS  NOTE",
+        "is-responsible  started  5 min  2       no",
+        "undertaker      stopped  5 min  2       missing: is-responsible says no",
+        "yes             started  5 min  2       yes, by 1.7",
         "",
         "PLUGIN  SOURCE      STATE    WHY",
         "probe   probe:make  refused  no\\nsuch",

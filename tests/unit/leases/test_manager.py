@@ -426,11 +426,10 @@ def test_waiting_is_bounded(monkeypatch: pytest.MonkeyPatch):
 
 def test_thousands_of_leases_need_no_task_each():
     async def story(a: One, b: One) -> None:
-        keys = [Key("singular-controller", str(n), str(n)) for n in range(3000)]
-        for at in range(0, 3000, 1000):
-            await asyncio.gather(*(a.manager.claim(key, DURATION) for key in keys[at : at + 1000]))
+        keys = [Key("singular-controller", str(n), str(n)) for n in range(2000)]
+        await asyncio.gather(*(a.manager.claim(key, DURATION) for key in keys))
         assert len(asyncio.all_tasks()) < 15
-        await asyncio.sleep(3 * DURATION)
+        await asyncio.sleep(1.5 * DURATION)
         assert all(a.manager.held(key) for key in keys)
         began = now()
         await a.stop()
@@ -459,5 +458,49 @@ def test_the_report_tells_who_holds_what_since_when():
             }
         ]
         assert a.manager.report()["leases"][0]["held-here-seconds"] > 3
+
+    play(2, story)
+
+
+def test_who_waits_on_a_manager_that_ends_is_told_so():
+    async def story(a: One, b: One) -> None:
+        await a.manager.claim(KEY, DURATION)
+        waiting = asyncio.create_task(b.manager.wait_until_free(KEY))
+        await asyncio.sleep(1)
+        await b.stop()
+        for call in (waiting, b.manager.wait_until_free(KEY), b.manager.claim(KEY, DURATION)):
+            with pytest.raises(errors.NotReady, match="has ended"):
+                await call
+
+    play(2, story)
+
+
+def test_a_claim_that_is_granted_while_the_manager_ends_is_given_up():
+    async def story(a: One, b: One) -> None:
+        await asyncio.sleep(1)
+        a.store.seconds = 0.5
+        claiming = asyncio.create_task(a.manager.claim(KEY, DURATION))
+        await asyncio.sleep(0.1)
+        await a.stop()
+        with pytest.raises(errors.NotReady, match="has ended"):
+            await claiming
+        assert [row.holder for row in a.store.table.history] == ["0", ""]
+        await b.manager.claim(KEY, DURATION)
+
+    play(2, story)
+
+
+def test_what_is_given_up_while_the_manager_ends_is_freed_by_its_end():
+    async def story(a: One, b: One) -> None:
+        mine = await a.manager.claim(KEY, DURATION)
+        a.task.cancel()
+        # Before its parts have ended, and after it: neither may fail, whoever is told first.
+        await asyncio.sleep(0)
+        a.manager.give_up(mine)
+        a.manager.give_up(mine)
+        await a.stop()
+        a.manager.give_up(mine)
+        assert [row.holder for row in a.store.table.history] == ["0", ""]
+        await b.manager.claim(KEY, DURATION)
 
     play(2, story)

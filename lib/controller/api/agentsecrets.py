@@ -1,0 +1,74 @@
+"""What is kept of agents' secrets: rows of each model's own database, where the machines are too (table agent_secret).
+
+So whoever provides a machine gives its agent the first secret in the same fenced transaction. From then on the agent
+replaces it by itself. An agent logs in to its model; one that names none means the controllers' own.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from controller.api.domain import Model
+from controller.api.users import Runs, twice_is_once
+from dbaccessor.database import Transaction
+
+_CONTROLLER_MODEL = "controller"
+
+
+class Databases(Protocol):
+    """The models, and each one's database."""
+
+    async def models(self) -> tuple[Model, ...]: ...
+
+    def database(self, model_uuid: str) -> Runs: ...
+
+
+async def provide(tx: Transaction, tag: str, secret_hash: str) -> None:
+    """Let the agent of this tag in with that secret alone. A step of a transaction in the model's database."""
+    await tx.execute(
+        "INSERT INTO agent_secret (tag, secret_hash) VALUES (?, ?)"
+        " ON CONFLICT (tag) DO UPDATE SET secret_hash = excluded.secret_hash",
+        (tag, secret_hash),
+    )
+
+
+async def withdraw(tx: Transaction, tag: str) -> None:
+    """Let the agent of this tag in no more. A step of a transaction in the model's database."""
+    await tx.execute("DELETE FROM agent_secret WHERE tag = ?", (tag,))
+
+
+class AgentSecrets:
+    """The agents of all models."""
+
+    def __init__(self, databases: Databases) -> None:
+        self._databases = databases
+
+    async def secret_hash(self, model_uuid: str, tag: str) -> str | None:
+        """Return what is kept of an agent's secret; None where there is no such agent, or no such model."""
+        database = await self._database(model_uuid)
+        if database is None:
+            return None
+        found = await database.run(
+            lambda tx: tx.query("SELECT secret_hash FROM agent_secret WHERE tag = ?", (tag,)), read_only=True
+        )
+        return str(found.rows[0][0]) if found.rows else None
+
+    async def set_secret_hash(self, model_uuid: str, tag: str, hash: str) -> bool:
+        """Replace what is kept. Return False if there is no such agent."""
+        database = await self._database(model_uuid)
+        if database is None:
+            return False
+
+        async def change(tx: Transaction) -> bool:
+            found = await tx.query("SELECT 1 FROM agent_secret WHERE tag = ?", (tag,))
+            if found.rows:
+                await provide(tx, tag, hash)
+            return bool(found.rows)
+
+        return await twice_is_once(database, change)
+
+    async def _database(self, model_uuid: str) -> Runs | None:
+        for model in await self._databases.models():
+            if model.uuid == model_uuid or (not model_uuid and model.name == _CONTROLLER_MODEL):
+                return self._databases.database(model.uuid) if model.life != "dead" else None
+        return None

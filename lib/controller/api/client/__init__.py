@@ -1,0 +1,1 @@
+"""A client of the controllers: what it remembers between two commands, and how it gets in."""

@@ -1,0 +1,121 @@
+"""Flow 2, hop 7: machines as rows of a model's database. Each function is part of its caller's transaction."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from controller.workers import machines
+from controller.workers.machines import Machine, State
+from dbaccessor import errors
+from dbaccessor.transaction import Transaction
+
+_COLUMNS = "uuid, number, state, reason, manual, attempts, retry_seconds, instance, address"
+_WANT_SOMETHING = (
+    f"SELECT {_COLUMNS} FROM machine WHERE state IN ('pending', 'starting', 'stopping', 'error') AND manual = 0 "
+    "AND (state != 'error' OR retry_seconds IS NOT NULL) ORDER BY number"
+)
+
+
+async def listed(tx: Transaction) -> tuple[Machine, ...]:
+    """Return all machines by number, stopped ones too."""
+    return _machines((await tx.query(f"SELECT {_COLUMNS} FROM machine ORDER BY number")).rows)
+
+
+async def to_do(tx: Transaction) -> tuple[Machine, ...]:
+    """Return the machines for which a provider is to be asked, now or after their delay."""
+    return _machines((await tx.query(_WANT_SOMETHING)).rows)
+
+
+async def of_uuid(tx: Transaction, uuid: str) -> Machine | None:
+    """Return the machine, None when there is no row."""
+    found = _machines((await tx.query(f"SELECT {_COLUMNS} FROM machine WHERE uuid = ?", (uuid,))).rows)
+    return found[0] if found else None
+
+
+async def provided(tx: Transaction) -> dict[str, Machine]:
+    """Return by uuid the machines that a provider may rightly have an instance of, or be about to stop one of."""
+    rows = (await tx.query(f"SELECT {_COLUMNS} FROM machine WHERE state != 'stopped' AND manual = 0")).rows
+    return {machine.uuid: machine for machine in _machines(rows)}
+
+
+async def stopped_count(tx: Transaction) -> int:
+    """Return how many machines have stopped and still have a row."""
+    return int(str((await tx.query("SELECT count(*) FROM machine WHERE state = 'stopped'")).rows[0][0]))
+
+
+async def forget_stopped(tx: Transaction, keep: int) -> None:
+    """Delete the rows of stopped machines but the latest so many: nothing comes of a stopped machine any more."""
+    await tx.execute(
+        "DELETE FROM machine WHERE state = 'stopped' AND number NOT IN "
+        "(SELECT number FROM machine WHERE state = 'stopped' ORDER BY number DESC LIMIT ?)",
+        (keep,),
+    )
+
+
+async def add(tx: Transaction, uuids: Sequence[str], *, manual: bool = False) -> tuple[Machine, ...]:
+    """Return the machines with these uuids, added now unless they are there: it may be repeated after any doubt."""
+    found = [await of_uuid(tx, uuid) for uuid in uuids]
+    missing = [uuid for uuid, machine in zip(uuids, found, strict=True) if machine is None]
+    (used,) = (await tx.query("SELECT numbers_used FROM machine_count WHERE id = 1")).rows[0]
+    first = int(str(used))
+    added = {uuid: machines.new(uuid, first + i, manual=manual) for i, uuid in enumerate(missing)}
+    for machine in added.values():
+        await tx.execute(f"INSERT INTO machine ({_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", _row(machine))
+    if added:
+        # A number is never given twice, whatever becomes of its machine.
+        await tx.execute("UPDATE machine_count SET numbers_used = ? WHERE id = 1", (first + len(added),))
+    return tuple(machine or added[uuid] for uuid, machine in zip(uuids, found, strict=True))
+
+
+async def remove(tx: Transaction, numbers: Iterable[int]) -> tuple[Machine, ...]:
+    """Return the machines with these numbers, not wanted from now on. Raises Refused, which names the unknown ones."""
+    by_number = {machine.number: machine for machine in await listed(tx)}
+    unknown = [number for number in numbers if number not in by_number]
+    if unknown:
+        raise errors.Refused(f"there is no machine {', '.join(map(str, unknown))}")
+    removed = []
+    for number in numbers:
+        before = by_number[number]
+        after = machines.unwanted(before)
+        if after != before:
+            await replace(tx, before, after)
+        removed.append(after)
+    return tuple(removed)
+
+
+async def replace(tx: Transaction, before: Machine, after: Machine) -> bool:
+    """Write the change; return False, with nothing changed, when the row is not as `before` says any more."""
+    result = await tx.execute(
+        "UPDATE machine SET state = ?, reason = ?, attempts = ?, retry_seconds = ?, instance = ?, address = ? "
+        "WHERE uuid = ? AND state = ? AND attempts = ?",
+        (
+            *(after.state.value, after.reason, after.attempts, after.retry_seconds, after.instance, after.address),
+            *(before.uuid, before.state.value, before.attempts),
+        ),
+    )
+    return result.rows_affected > 0
+
+
+def _machines(rows: Sequence[Sequence[Any]]) -> tuple[Machine, ...]:
+    return tuple(
+        Machine(
+            uuid=str(uuid),
+            number=int(number),
+            state=State(str(state)),
+            reason=str(reason),
+            manual=bool(manual),
+            attempts=int(attempts),
+            retry_seconds=None if retry_seconds is None else int(retry_seconds),
+            instance=str(instance),
+            address=str(address),
+        )
+        for uuid, number, state, reason, manual, attempts, retry_seconds, instance, address in rows
+    )
+
+
+def _row(machine: Machine) -> tuple[Any, ...]:
+    return (
+        *(machine.uuid, machine.number, machine.state.value, machine.reason, int(machine.manual), machine.attempts),
+        *(machine.retry_seconds, machine.instance, machine.address),
+    )
