@@ -167,7 +167,7 @@ class _More:
         while True:
             report = {**self._manager.report(), "leases": None}
             held = sum(self._manager.held(key) is not None for key in self._keys)
-            temporary = self._file.with_suffix(".new")
+            temporary = self._file.with_name(f"{self._file.name}.new")
             temporary.write_text(json.dumps({**report, "more-held": held}))
             temporary.rename(self._file)
             await asyncio.sleep(0.5)

@@ -172,7 +172,10 @@ class Keeper:
             problem = False
             for part in _parts(self._due()):
                 outcomes = await asyncio.gather(*map(self._renew_quietly, part))
-                problem |= not all(outcomes)
+                failed = [outcome for outcome in outcomes if outcome is not None]
+                problem |= bool(failed)
+                if failed:
+                    log.info("%d of %d leases were not renewed yet: %s", len(failed), len(part), failed[0])
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(self._pause(problem)):
                     await self._wake.wait()
@@ -191,13 +194,15 @@ class Keeper:
         first = min((held.renew_at for held in self.held.values()), default=None)
         return 60.0 if first is None else max(0.001, first - self._clock.boottime())
 
-    async def _renew_quietly(self, held: Held) -> bool:
+    async def _renew_quietly(self, held: Held) -> str | None:
+        """Return why it has to be tried again soon; None when it was renewed, or is not held any more."""
         try:
-            return await self.renew(held)
+            if await self.renew(held) or held.responsibility.seconds_left <= 0:
+                return None
+            return "an attempt before it was answered late"
         except errors.DbAccessorError as error:
             self.counters["failed-renewals"] += 1
-            log.info("lease %s was not renewed: %s", held.row.key, error)
-            return False
+            return str(error)
 
     async def _watch_for_ever(self) -> None:
         while True:

@@ -16,6 +16,8 @@ from dataclasses import dataclass
 from importlib import resources
 from typing import Final, Protocol
 
+import msgspec
+
 from controller.leases.lease import Key, Token
 from dbaccessor import errors, schema
 from dbaccessor.database import Database
@@ -48,7 +50,16 @@ MOVES: Final = Batch(
 )
 
 # With >= the rows of the last batch come again. If nothing comes, the table went back, and all must be read anew.
-CHANGES: Final = f"SELECT namespace, model, name, {_COLUMNS}, changed FROM lease WHERE changed >= ? ORDER BY changed"
+# One row of JSON and not one for each lease: Dqlite sends rows in parts of a page and keeps the database locked against
+# its own checkpoint meanwhile. On busy cores a few readers then keep its log growing, which ends in an abort.
+CHANGES: Final = (
+    "SELECT coalesce(max(changed), 0) AS mark, json_group_array(json_array(namespace, model, name, holder,"
+    " incarnation, token_epoch, token_count, renewals, duration_ms, since, late)) AS leases"
+    " FROM (SELECT * FROM lease WHERE changed >= ? ORDER BY changed)"
+)
+
+
+_Told = tuple[str, str, str, str, str, int, int, int, int, int, int]
 
 
 @dataclass(frozen=True)
@@ -122,11 +133,12 @@ class LeaseStore:
 
     async def changes(self, mark: int, *, deadline_seconds: float) -> Changes:
         """See Store."""
-        rows = (await self._database.read(CHANGES, (mark,), deadline_seconds=deadline_seconds)).rows
-        if not rows and mark:
+        answer = await self._database.read(CHANGES, (mark,), deadline_seconds=deadline_seconds)
+        now, leases = answer.rows[0]
+        if not now and mark:
             return await self.changes(0, deadline_seconds=deadline_seconds)
-        found = tuple(_row(Key(str(r[0]), str(r[1]), str(r[2])), r[3:11]) for r in rows)
-        return Changes(found, int(str(rows[-1][11])) if rows else 0, complete=not mark)
+        found = msgspec.json.decode(str(leases), type=list[_Told])
+        return Changes(tuple(_row(Key(*row[:3]), row[3:]) for row in found), int(str(now)), complete=not mark)
 
 
 def request(seen: Row | None, new: Row) -> tuple[int | str, ...]:

@@ -426,7 +426,7 @@ def test_waiting_is_bounded(monkeypatch: pytest.MonkeyPatch):
 
 def test_thousands_of_leases_need_no_task_each():
     async def story(a: One, b: One) -> None:
-        keys = [Key("singular-controller", str(n), str(n)) for n in range(2000)]
+        keys = [Key("singular-controller", str(n), str(n)) for n in range(1000)]
         await asyncio.gather(*(a.manager.claim(key, DURATION) for key in keys))
         assert len(asyncio.all_tasks()) < 15
         await asyncio.sleep(1.5 * DURATION)

@@ -82,5 +82,5 @@ def test_any_moves_at_once_come_to_the_same_as_in_the_fake(moves: list[tuple[Row
 def test_a_poll_reads_only_what_changed_by_the_index():
     node, database, _ = real()
     plan = node.sqlite.execute(f"EXPLAIN QUERY PLAN {store.CHANGES}", (7,)).fetchall()
-    assert "USING INDEX lease_changed" in plan[0][3]
+    assert any("lease USING INDEX lease_changed" in step[3] for step in plan)
     database.close()
