@@ -174,8 +174,8 @@ class ComputeProvisioner:
         try:
             await step()
         except (errors.DbAccessorError, ProviderError) as error:
-            # What was written says where to go on.
-            self._say_trouble(error)
+            # What was written says where to go on; not at once, should it fail again.
+            await asyncio.sleep(self._say_trouble(error))
         except Exception as error:  # noqa: BLE001 - The responsibility is over, or it is a bug: run() ends with it.
             self._end = self._end or error
         finally:
