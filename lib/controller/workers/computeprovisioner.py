@@ -205,8 +205,8 @@ class ComputeProvisioner:
             await self._write(machine, machines.failed(machine, str(error), again=True))
             log.warning("machine %d is not stopped: %s", machine.number, error)
             return
-        await self._write(machine, machines.stopped(machine))
-        log.info("machine %d is stopped", machine.number)
+        if await self._write(machine, machines.stopped(machine)):
+            log.info("machine %d is stopped", machine.number)
 
     async def _stop_unknown(self, provider: Provider, instance: Instance) -> None:
         async def is_unknown(tx: Transaction) -> bool:
