@@ -107,11 +107,14 @@ def test_an_instance_is_a_host_of_its_own_that_units_reach_and_that_leaves_nothi
     ).stdout
     assert text.startswith("http://10.77.0.1:17999\n") and "i-2" in text and one in text
 
-    spaces = pulserun.namespaces_of(run.client)
+    spaces = pulserun.Spaces()
+    pid = run.client.call("enter-instance", instance="i-1")["pid"]
+    spaces.add(Path(f"/proc/{run.client.home.read_run().init}/root/proc/{pid}"))
+    assert spaces.holders()
     ask(run, "DELETE", f"/{one}", unit="controller/0")
     assert [i["instance"] for i in ask(run, "GET", "")["instances"]] == ["i-2"]
     assert not (run.client.home.machines / "1000").exists()
-    assert len(pulserun.holders(spaces - pulserun.namespaces_of(run.client))) == 0
+    assert spaces.holders() == []
     assert ask(run, "PUT", f"/{one}", spec)["error"] == "Gone"
     assert [e["event"] for e in log(run) if e["uuid"] == one and e["event"][:5] != "asked"] == [
         *("start", "running", "stop", "stopped"),
@@ -160,6 +163,6 @@ def test_instances_end_with_the_daemon_and_the_log_can_be_kept(tmp_path):
 
         os.kill(daemon, signal.SIGKILL)
 
-        pulserun.until(lambda: not pulserun.holders(spaces), 10, "everything of the run to end")
+        pulserun.until(lambda: not spaces.holders(), 10, "everything of the run to end")
     kept = list(cloudlog.read(tmp_path / "kept" / "cloud.log"))
     assert [e["event"] for e in kept].count("running") == 3

@@ -182,8 +182,8 @@ class ComputeProvisioner:
         try:
             await step()
         except (errors.DbAccessorError, ProviderError) as error:
-            # What was written says where to go on.
-            self._say_trouble(error)
+            # What was written says where to go on; not at once, should it fail again.
+            await asyncio.sleep(self._say_trouble(error))
         except Exception as error:  # noqa: BLE001 - The responsibility is over, or it is a bug: run() ends with it.
             self._end = self._end or error
         finally:
@@ -224,8 +224,8 @@ class ComputeProvisioner:
             await self._write(machine, machines.failed(machine, str(error), again=True))
             log.warning("machine %d is not stopped: %s", machine.number, error)
             return
-        await self._write(machine, machines.stopped(machine))
-        log.info("machine %d is stopped", machine.number)
+        if await self._write(machine, machines.stopped(machine)):
+            log.info("machine %d is stopped", machine.number)
 
     async def _stop_unknown(self, provider: Provider, instance: Instance) -> None:
         async def is_unknown(tx: Transaction) -> bool:

@@ -28,7 +28,7 @@ _T = TypeVar("_T")
 
 _HEAD_BYTES = 64 << 10
 _ANSWER_BYTES = 8 << 20
-_REFUSALS: dict[int, type[ProviderError]] = {400: Refused, 404: Refused, 410: Gone}
+_REFUSALS: dict[int, type[ProviderError]] = {400: Refused, 410: Gone}
 
 
 class BadUrl(ValueError):
@@ -104,10 +104,11 @@ class LocalProvider:
         if status == 200:
             return body
         try:
-            reason = msgspec.json.decode(body, type=_Refusal).reason
+            refusal = msgspec.json.decode(body, type=_Refusal)
         except msgspec.DecodeError:
-            reason = body[:200].decode(errors="replace")
-        raise _REFUSALS.get(status, TryAgain)(reason or f"{self._url} answered {status}")
+            # Not a provider at all, perhaps. A wrong address can be corrected, so nothing is given up for it.
+            raise TryAgain(f"{self._url} answered {status}, and is no provider") from None
+        raise _REFUSALS.get(status, TryAgain)(refusal.reason)
 
     async def _converse(self, method: str, target: str, document: object) -> tuple[int, bytes]:
         content = b"" if document is None else msgspec.json.encode(document)

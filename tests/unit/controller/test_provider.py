@@ -15,7 +15,7 @@ from localjuju.cloudlog import read
 import providercontract
 from controller.workers import localprovider
 from controller.workers.localprovider import BadUrl, Endpoint, LocalProvider, parse_url
-from controller.workers.provider import Archive, File, Provider, Refused, Spec, TryAgain
+from controller.workers.provider import Archive, File, Gone, Provider, Refused, Spec, TryAgain
 from fakeprovider import FakeCloud, FakeProvider
 from hostlesscloud import NoHosts, served
 
@@ -127,7 +127,10 @@ def test_a_wrong_address_is_refused_with_the_forms_there_are(url: str):
         (b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}", TryAgain),
         (b"HTTP/1.1 200 OK\r\nContent-Length: 50\r\n\r\n{}", TryAgain),
         (b"HTTP/1.1 500 Oops\r\nContent-Length: 4\r\n\r\nOops", TryAgain),
-        (b"HTTP/1.1 404 No\r\nContent-Length: 2\r\n\r\nNo", Refused),
+        (b"HTTP/1.1 404 No\r\nContent-Length: 2\r\n\r\nNo", TryAgain),
+        (b"HTTP/1.1 400 No\r\nContent-Length: 2\r\n\r\nNo", TryAgain),
+        (b'HTTP/1.1 400 No\r\nContent-Length: 14\r\n\r\n{"reason":"x"}', Refused),
+        (b'HTTP/1.1 410 No\r\nContent-Length: 14\r\n\r\n{"reason":"x"}', Gone),
     ],
 )
 def test_whatever_is_answered_the_caller_knows_what_to_do(answer: bytes, kind: type):
