@@ -60,8 +60,8 @@ def as_table(findings: Findings) -> Table:
     table.add_row("third unit's start to three voters (s)", _number(findings.to_three_voters_s, 1))
     table.add_row("power cut of all to the next row (s)", _number(findings.power_cut_s, 1))
     table.add_row("forced down to one, to the next row (s)", _number(findings.scale_to_one_s, 1))
-    table.add_row("death of who made machines to the next one's word (s)", _number(findings.takeover_s, 1))
-    table.add_row("machines made meanwhile, one instance each", str(findings.machines or "-"))
+    table.add_row("responsible controller killed to the next (s)", _number(findings.takeover_s, 1))
+    table.add_row("machines made, one instance each", str(findings.machines or "-"))
     if verdict := findings.verdict:
         table.add_section()
         table.add_row("rows acknowledged", str(verdict.acknowledged))
