@@ -80,11 +80,7 @@ class Confirmer:
         round_ = _Round(connection.name, needed, len(others))
         for name in others:
             self._witness(name).ask(round_)
-        try:
-            async with asyncio.timeout_at(deadline):
-                await round_.outcome
-        except TimeoutError as error:
-            raise errors.NotReady(f"too few voters said in time that {connection.name} leads") from error
+        await round_.end(deadline)
         if connection.dialled_as != self._members.identity:
             raise errors.NotReady("the cluster's epoch changed while this was read")
 
@@ -124,7 +120,7 @@ class _Round:
         self._needed = needed
         self._left = asked
         self._others: list[str] = []
-        self.outcome: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._outcome: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     def heard(self, named: str, problem: str) -> None:
         """Take one voter's answer: whom it named, "" for nobody or none at all."""
@@ -133,74 +129,102 @@ class _Round:
             self._needed -= 1
         else:
             self._others.append(problem or (f"names {named}" if named else "names nobody"))
-        if self.outcome.done():
+        if self._outcome.done():
             return
         if self._needed == 0:
-            self.outcome.set_result(None)
+            self._outcome.set_result(None)
         elif self._left < self._needed:
             reason = "; ".join(sorted(self._others))
-            self.outcome.set_exception(errors.NotReady(f"{self._leader} is not confirmed as the leader: {reason}"))
+            self._outcome.set_exception(errors.NotReady(f"{self._leader} is not confirmed as the leader: {reason}"))
+
+    async def end(self, deadline: float) -> None:
+        """Return when enough have named the leader. Raises NotReady."""
+        timer = asyncio.get_running_loop().call_at(deadline, self._too_late)
+        try:
+            await self._outcome
+        finally:
+            timer.cancel()
+
+    def _too_late(self) -> None:
+        if not self._outcome.done():
+            self._outcome.set_exception(errors.NotReady(f"too few voters said in time that {self._leader} leads"))
 
 
 class _Witness:
-    """One other voter. Its task lives while somebody waits for an answer."""
+    """One other voter. While it answers over the connection that is open, nothing runs here but the loop's callbacks;
+    a task opens a connection where there is none, and lives while somebody waits for an answer."""
 
     def __init__(self, members: Members, name: str) -> None:
         self._members = members
         self._name = name
         self._connection: Connection | None = None
+        self._asked: list[_Round] = []
         self._waiting: list[_Round] = []
         self._task: asyncio.Task[None] | None = None
         self._silent_until = 0.0
+        self._closed = False
 
     def ask(self, round_: _Round) -> None:
         """Let this voter's answer to a question that is sent from now on count for the round."""
         self._waiting.append(round_)
-        if self._task is None:
-            self._task = asyncio.get_running_loop().create_task(self._work())
+        if not self._asked:
+            self._go_on()
 
     def close(self) -> None:
+        self._closed = True
         if self._task is not None:
             self._task.cancel()
         self._drop()
+        self._tell("", f"{self._name} was not asked to the end")
 
-    async def _work(self) -> None:
-        asked: list[_Round] = []
+    def _go_on(self) -> None:
+        """Send the next question, for all who wait for one."""
+        self._asked, self._waiting = self._waiting, []
+        if not self._asked:
+            return
+        connection = self._connection
+        if connection is None or not connection.ask_leader(self._hear, deadline_seconds=_QUESTION_SECONDS):
+            self._task = asyncio.get_running_loop().create_task(self._ask_anew())
+
+    def _hear(self, named: str | None) -> None:
+        if self._closed:
+            return
+        if named is None:
+            # The old connection broke; it is replaced, once.
+            self._task = asyncio.get_running_loop().create_task(self._ask_anew())
+        else:
+            self._tell(named, "")
+
+    def _tell(self, named: str, problem: str) -> None:
+        asked, self._asked = self._asked, []
+        if self._closed:
+            asked, self._waiting = [*asked, *self._waiting], []
+        for round_ in asked:
+            round_.heard(named, problem)
+        self._go_on()
+
+    async def _ask_anew(self) -> None:
         named, problem = "", f"{self._name} was not asked to the end"
         try:
-            while self._waiting:
-                asked, self._waiting = self._waiting, []
-                named, problem = await self._question()
-                for round_ in asked:
-                    round_.heard(named, problem)
-                asked = []
+            self._drop()
+            named, problem = await self._question()
         finally:
             self._task = None
-            for round_ in (*asked, *self._waiting):
-                round_.heard("", problem)
-            self._waiting = []
+            self._tell(named, problem)
 
     async def _question(self) -> tuple[str, str]:
-        """Return whom this voter names and why it names nobody. An old connection that broke is replaced once."""
-        if self._connection is not None:
-            try:
-                return await self._named(self._connection)
-            except errors.DbAccessorError:
-                self._drop()
+        """Return whom this voter names over a new connection, and why it names nobody."""
         loop = asyncio.get_running_loop()
         if loop.time() < self._silent_until:
             return "", f"{self._name} could not be reached a moment ago"
         try:
             self._connection = await self._members.to_member(self._name, deadline=loop.time() + _DIAL_SECONDS)
-            return await self._named(self._connection)
+            leader = await self._connection.leader(deadline_seconds=_QUESTION_SECONDS)
+            return (leader[1] if leader else ""), ""
         except (errors.DbAccessorError, OSError) as error:
             self._drop()
             self._silent_until = loop.time() + _PAUSE_SECONDS
             return "", f"{self._name}: {error}"
-
-    async def _named(self, connection: Connection) -> tuple[str, str]:
-        leader = await connection.leader(deadline_seconds=_QUESTION_SECONDS)
-        return (leader[1] if leader else ""), ""
 
     def _drop(self) -> None:
         if self._connection is not None:
