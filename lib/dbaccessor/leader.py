@@ -94,6 +94,11 @@ class MemberConnector:
         """Who this controller is to the others: a connection made under another epoch proves nothing."""
         return self._dialer.caller
 
+    @property
+    def own_name(self) -> str:
+        """As confirm.Members has it."""
+        return self._dialer.caller.name
+
     async def to_member(self, name: str, *, deadline: float) -> Connection:
         """Return a new connection to the node of this raft name. Raises DialError, NotReady."""
         return await _open(self._dialer, name, deadline)
@@ -157,6 +162,11 @@ class OutsideConnector:
     def identity(self) -> object:
         """As MemberConnector.identity."""
         return self._dialer.caller
+
+    @property
+    def own_name(self) -> str:
+        """As MemberConnector.own_name."""
+        return ""
 
     async def to_member(self, name: str, *, deadline: float) -> Connection:
         """As MemberConnector.to_member."""

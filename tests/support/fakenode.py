@@ -95,6 +95,7 @@ class FakeNode:
 
     def __init__(self, script: Script = obliging) -> None:
         self.identity: object = "epoch 1"
+        self.own_name = ""
         self.others: dict[str, FakeNode] = {}
         self.script = script
         self.asked: list[Asked] = []
