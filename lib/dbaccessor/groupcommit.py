@@ -75,7 +75,11 @@ class GroupCommit:
         self._confirmer = confirmer
         self._batch = batch
         self._waiting: deque[_Request] = deque()
+        self._taken: list[_Request] = []
         self._task: asyncio.Task[None] | None = None
+        # One for all deadlines, due with the first of them: a timer for each request would cost as much as its share
+        # of the batch.
+        self._timer: asyncio.TimerHandle | None = None
         self._problem = "it was not tried yet"
 
     async def submit(self, *values: Given, deadline_seconds: float = 10) -> tuple[Value, ...] | None:
@@ -96,43 +100,64 @@ class GroupCommit:
         self._waiting.append(request)
         if self._task is None:
             self._task = loop.create_task(self._work())
-        try:
-            async with asyncio.timeout_at(request.deadline):
-                return await request.outcome
-        except TimeoutError as error:
-            if request.sent:
-                raise errors.Indefinite("no answer in time; it may be committed") from error
-            raise errors.NotReady(f"the batch could not be committed in time: {self._problem}") from error
+        self._set_timer(request.deadline)
+        return await request.outcome
 
     def close(self) -> None:
         """End. What was sent is Indefinite, what waits is NotReady."""
         self._connections.close()
+        if self._timer is not None:
+            self._timer.cancel()
         if self._task is not None:
             self._task.cancel()
 
+    def _set_timer(self, deadline: float) -> None:
+        """Let those be told whose deadline passes, from this one on."""
+        if self._timer is not None:
+            if self._timer.when() <= deadline:
+                return
+            self._timer.cancel()
+        self._timer = asyncio.get_running_loop().call_at(deadline, self._tell_the_late)
+
+    def _tell_the_late(self) -> None:
+        now = asyncio.get_running_loop().time()
+        self._timer = None
+        left: list[float] = []
+        for request in (*self._taken, *self._waiting):
+            if request.outcome.done():
+                continue
+            if request.deadline > now:
+                left.append(request.deadline)
+            elif request.sent:
+                _fail(request, errors.Indefinite, "no answer in time; it may be committed")
+            else:
+                _fail(request, errors.NotReady, f"the batch could not be committed in time: {self._problem}")
+        if left:
+            self._set_timer(min(left))
+
     async def _work(self) -> None:
         pauses = _pauses()
-        taken: list[_Request] = []
         try:
             while self._waiting:
-                taken = self._take()
-                if not taken:
+                self._taken = self._take()
+                if not self._taken:
                     continue
                 try:
-                    await self._commit(taken)
+                    await self._commit(self._taken)
                     pauses = _pauses()
                 except (errors.NotReady, errors.NotLeader) as error:
                     # Provably not done: they wait again, at the front, together with whoever came meanwhile.
                     self._problem = str(error)
-                    for request in taken:
+                    for request in self._taken:
                         request.sent = False
-                    self._waiting.extendleft(reversed([r for r in taken if not r.outcome.done()]))
-                    taken = []
+                    self._waiting.extendleft(reversed([r for r in self._taken if not r.outcome.done()]))
+                    self._taken = []
                     await asyncio.sleep(next(pauses))
         finally:
             self._task = None
-            for request in (*taken, *self._waiting):
+            for request in (*self._taken, *self._waiting):
                 _fail(request, errors.Indefinite if request.sent else errors.NotReady, "the database was closed")
+            self._taken = []
             self._waiting.clear()
 
     def _take(self) -> list[_Request]:
