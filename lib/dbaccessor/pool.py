@@ -54,6 +54,16 @@ class Pool:
     @contextlib.asynccontextmanager
     async def turn(self, deadline: float) -> AsyncIterator[None]:
         """Wait for the right to use one connection. Raises NotReady at the deadline, Refused when too many wait."""
+        if self._turns.locked():
+            await self._wait_for_a_turn(deadline)
+        else:
+            await self._turns.acquire()
+        try:
+            yield
+        finally:
+            self._turns.release()
+
+    async def _wait_for_a_turn(self, deadline: float) -> None:
         if self._waiting >= MAX_WAITING:
             raise errors.Refused(f"{self._waiting} {self._what} wait for {self._name} already")
         self._waiting += 1
@@ -65,10 +75,6 @@ class Pool:
             raise errors.NotReady(f"other {self._what} on {self._name} did not end in time") from error
         finally:
             self._waiting -= 1
-        try:
-            yield
-        finally:
-            self._turns.release()
 
     async def take(self, deadline: float) -> Connection:
         """Return an idle connection, else a fresh one with the database open. Raises NotReady, NotLeader."""
