@@ -60,6 +60,16 @@ class Bench:
                     max(s["p99_ms"] for s in said.values()),
                 )
 
+    def tls(self, clear: Cluster, under_tls: Cluster) -> None:
+        """The single writer, in clear and under TLS in turn, so that both meet the same machine."""
+        for number in range(2 * self._rounds):
+            pair = [("in clear", clear), ("under TLS", under_tls)]
+            for word, cluster in pair if number % 2 else reversed(pair):
+                one = cluster.ask(cluster.leader(), do="single", seconds=self._seconds)
+                self.note(f"single writer {word}, per s", one["per_s"])
+                read = cluster.ask(cluster.leader(), do="read", seconds=self._seconds)
+                self.note(f"linearizable read {word}, p50 ms", read["p50_ms"])
+
     def failover(self, cluster: Cluster, kills: int) -> None:
         for _ in range(kills):
             leader = cluster.leader()
@@ -111,6 +121,12 @@ class Bench:
             other = self._named(f"etcd puts, {theirs} clients", "per s")
             if mine and other:
                 compared[f"group commit at {ours} / etcd's puts"] = ratio(mine, other)
+        clear, under_tls = (
+            self._named("single writer in clear", "per s"),
+            self._named("single writer under TLS", "per s"),
+        )
+        if clear and under_tls:
+            compared["single writer, under TLS / in clear"] = ratio(under_tls, clear)
         before, during = self._named("single writer, p50 ms before"), self._named("single writer, p50 ms while")
         if before and during:
             compared["one frozen peer, p50 while / before"] = ratio(during, before)
@@ -146,6 +162,8 @@ def main(
         with tempfile.TemporaryDirectory(prefix="ha-controller-bench-") as name:
             folder = Path(name)
             with Cluster(folder) as cluster:
+                with Cluster(folder, tls=True) as under_tls:
+                    bench.tls(cluster, under_tls)
                 bench.ours(cluster)
                 bench.frozen(cluster, 5 if quick else 25)
                 bench.failover(cluster, 2 if quick else 8)

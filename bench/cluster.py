@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import json
 import os
 import signal
@@ -13,6 +14,9 @@ from typing import Any
 
 import yaml
 
+import signing
+from dbaccessor import tlsfiles
+
 ROOT = Path(__file__).parents[1]
 _COUNT = 3
 
@@ -22,15 +26,22 @@ class BenchError(RuntimeError):
 
 
 class Cluster:
-    """A context manager that ends what it started. Members are numbered from 0."""
+    """A context manager that ends what it started. Members are numbered from 0.
 
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
+    `tls`: each gets a certificate of an authority of the bench's own, and nothing goes in clear.
+    """
+
+    def __init__(self, folder: Path, *, tls: bool = False) -> None:
+        self._folder = folder / ("tls" if tls else "clear")
+        self._folder.mkdir()
+        self._now = datetime.datetime.now(datetime.UTC)
+        self._authority = signing.found(self._now) if tls else None
         self._processes: dict[int, subprocess.Popen[str]] = {}
 
     def __enter__(self) -> Cluster:
         for n in range(_COUNT):
             self._configure(n, generation=1, bootstrapped=False)
+            self._certify(n)
             self.start(n, wait=False)
         for n in range(_COUNT):
             self._answer(n)
@@ -59,12 +70,32 @@ class Cluster:
             "bootstrap-controller": "0",
             "bootstrapped": bootstrapped,
             "generation": generation,
-            "db-bind-addresses": {str(i): f"127.84.{os.getpid() % 250}.{10 + i}" for i in range(_COUNT)},
-            "tls": "off",
+            "db-bind-addresses": {str(i): self._address(i) for i in range(_COUNT)},
+            "tls": "off" if self._authority is None else "required",
         }
         new = state_dir / ".new"
         new.write_text(yaml.safe_dump(conf))
         new.replace(state_dir / "controller.conf")
+
+    def _address(self, n: int) -> str:
+        block = 84 if self._authority is None else 86
+        return f"127.{block}.{os.getpid() % 250}.{10 + n}"
+
+    def _certify(self, n: int) -> None:
+        if self._authority is None:
+            return
+        key = signing.new_key()
+        leaf = signing.sign(self._authority, signing.request(key), str(n), self._now)
+        folder = self._folder / str(n) / tlsfiles.DIRECTORY
+        folder.mkdir(mode=0o700)
+        for name, text in (
+            (tlsfiles.CA, self._authority.certificate),
+            (tlsfiles.CERTIFICATE, leaf),
+            (tlsfiles.KEY, key),
+            (tlsfiles.RETIRED, ""),
+        ):
+            (folder / name).touch(mode=0o600)
+            (folder / name).write_text(text)
 
     def start(self, n: int, *, wait: bool = True) -> None:
         with (self._folder / f"{n}.log").open("ab") as log:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Coroutine, Mapping
+from typing import Generic, TypeVar
 
 from dbaccessor import errors, timing, tls
 from dbaccessor.dial import AddressBook, Caller, Dialer, DialError
@@ -17,12 +18,16 @@ from dbaccessor.dqlite.connection import Connection
 from dbaccessor.localnode import LocalNode
 from dbaccessor.preamble import Answer
 
+# Between two questions to the own node, which costs nobody else anything.
+_OWN_PAUSE_SECONDS = 0.004
+_OWN_SECONDS = 0.2
 # Between two rounds; an election that takes longer than a second will not be over in the next moment.
 _PAUSE_SECONDS = 0.02
 _LONGEST_PAUSE_SECONDS = 0.1
 _PATIENCE_SECONDS = 1.0
 
 Found = tuple[Answer | None, str]
+_T = TypeVar("_T")
 
 
 async def find_leader(dialer: Dialer, addresses: Mapping[str, str], agrees: Callable[[Answer], bool]) -> Found:
@@ -49,17 +54,36 @@ async def find_leader(dialer: Dialer, addresses: Mapping[str, str], agrees: Call
     return None, "nobody leads" + (f" ({'; '.join(sorted(problems))})" if problems else "")
 
 
-class _Rounds:
+class _Rounds(Generic[_T]):
     """Rounds of questions, one at a time: whoever asks while one is under way gets its answer."""
 
-    def __init__(self, ask: Callable[[], Coroutine[None, None, Found]]) -> None:
+    def __init__(self, ask: Callable[[], Coroutine[None, None, _T]]) -> None:
         self._ask = ask
-        self._round: asyncio.Task[Found] | None = None
+        self._round: asyncio.Task[_T] | None = None
+        self._ended = float("-inf")
 
-    async def next(self) -> Found:
+    async def next(self) -> _T:
+        return await asyncio.shield(self._begin())
+
+    async def glance(self, seconds: float, pause: float) -> _T | None:
+        """Return the answer if it comes within `seconds`. A round begins so long after the one before, at least."""
+        loop = asyncio.get_running_loop()
+        if (self._round is None or self._round.done()) and loop.time() < self._ended + pause:
+            await asyncio.sleep(min(seconds, self._ended + pause - loop.time()))
+            return None
+        done, _ = await asyncio.wait({self._begin()}, timeout=seconds)
+        return done.pop().result() if done else None
+
+    def _begin(self) -> asyncio.Task[_T]:
         if self._round is None or self._round.done():
-            self._round = asyncio.create_task(self._ask())
-        return await asyncio.shield(self._round)
+            self._round = asyncio.create_task(self._timed())
+        return self._round
+
+    async def _timed(self) -> _T:
+        try:
+            return await self._ask()
+        finally:
+            self._ended = asyncio.get_running_loop().time()
 
 
 def _pause(began: float) -> float:
@@ -73,6 +97,7 @@ class MemberConnector:
     def __init__(self, dialer: Dialer, local: Callable[[], LocalNode | None]) -> None:
         self._dialer = dialer
         self._local = local
+        self._own: _Rounds[str] = _Rounds(self._ask_own)
         self._rounds = _Rounds(self._ask_others)
 
     async def to_leader(self, *, deadline: float) -> Connection:
@@ -80,13 +105,20 @@ class MemberConnector:
         reason = "not tried yet"
         began = asyncio.get_running_loop().time()
         while deadline > asyncio.get_running_loop().time():
-            name, reason = await self._leader_name()
+            name = await self._own.next()
+            if not name:
+                # The own node may know first, so it is not kept waiting for the others; a silent one takes its time.
+                patience = _OWN_PAUSE_SECONDS if self._local() is not None else _PAUSE_SECONDS
+                found = await self._rounds.glance(patience, _pause(began))
+                if found is not None:
+                    reason = found[1]
+                    name = found[0].name if found[0] is not None else ""
             if name:
                 try:
-                    return await self.to_member(name, deadline=deadline)
+                    return await self._reach(name, deadline)
                 except (OSError, errors.DbAccessorError) as error:
                     reason = str(error)
-            await asyncio.sleep(_pause(began))
+                    await asyncio.sleep(_OWN_PAUSE_SECONDS)
         raise errors.NotReady(f"no leader could be reached: {reason}")
 
     @property
@@ -94,17 +126,40 @@ class MemberConnector:
         """Who this controller is to the others: a connection made under another epoch proves nothing."""
         return self._dialer.caller
 
+    @property
+    def own_name(self) -> str:
+        """As confirm.Members has it."""
+        return self._dialer.caller.name
+
     async def to_member(self, name: str, *, deadline: float) -> Connection:
         """Return a new connection to the node of this raft name. Raises DialError, NotReady."""
         return await _open(self._dialer, name, deadline)
 
-    async def _leader_name(self) -> tuple[str, str]:
+    async def follows(self) -> str:
+        """Return the raft name of the leader that the own node follows, "" when it follows none."""
+        return await self._own.next()
+
+    async def open_batches(self, name: str) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        """Return a stream to the controller of this node that takes bundles (exchange.py). Raises DialError."""
+        return await self._dialer.open_batches(name)
+
+    async def _reach(self, name: str, deadline: float) -> Connection:
+        """Connect to this node; given up once the own one follows another, as a machine that is gone refuses nobody."""
+        dialling = asyncio.create_task(self.to_member(name, deadline=deadline))
+        try:
+            while not (await asyncio.wait({dialling}, timeout=_PAUSE_SECONDS))[0]:
+                if (follows := await self._own.next()) and follows != name:
+                    raise errors.NotReady(f"{name} leads no longer")
+            return dialling.result()
+        except BaseException:
+            if not dialling.cancel() and not dialling.cancelled() and dialling.exception() is None:
+                dialling.result().close()
+            raise
+
+    async def _ask_own(self) -> str:
         local = self._local()
-        probe = await local.probe(0.2) if local is not None else None
-        if probe is not None and probe.leader:
-            return probe.leader, ""
-        answer, reason = await self._rounds.next()
-        return (answer.name if answer is not None else ""), reason
+        probe = await local.probe(_OWN_SECONDS) if local is not None else None
+        return probe.leader if probe is not None else ""
 
     async def _ask_others(self) -> Found:
         caller = self._dialer.caller
@@ -157,6 +212,11 @@ class OutsideConnector:
     def identity(self) -> object:
         """As MemberConnector.identity."""
         return self._dialer.caller
+
+    @property
+    def own_name(self) -> str:
+        """As MemberConnector.own_name."""
+        return ""
 
     async def to_member(self, name: str, *, deadline: float) -> Connection:
         """As MemberConnector.to_member."""

@@ -16,8 +16,9 @@ from typing import TypeVar
 
 from dbaccessor.dqlite import farewell
 
-# As large as a TLS record, which is what one read returns at the most.
 _CHUNK = 64 * 1024
+# One read under TLS returns no more than one record.
+_RECORD = 16 * 1024
 # Pieces moved before others get their turn on the loop.
 _BURST = 8
 # How long the other side may take to read the last words.
@@ -130,9 +131,10 @@ class Pump:
         self._node = node
         self._loop = asyncio.get_running_loop()
         self._over: asyncio.Future[bool] = self._loop.create_future()
+        buffer = memoryview(bytearray(_CHUNK))
         self._ways = (
-            _Way(self._loop, outer.socket, inner, lambda: self._end(inside=False)),
-            _Way(self._loop, inner, outer.socket, lambda: self._end(inside=True)),
+            _Way(self._loop, outer.socket, inner, buffer, lambda: self._end(inside=False)),
+            _Way(self._loop, inner, outer.socket, buffer, lambda: self._end(inside=True)),
         )
 
     async def run(self) -> None:
@@ -167,15 +169,27 @@ class Pump:
 
 
 class _Way:
-    """One direction: what `source` gives goes into `sink`; while that takes nothing, nothing more is read."""
+    """One direction: what `source` gives goes into `sink`; while that takes nothing, nothing more is read.
+
+    Every message of raft passes here, so it costs one read and one write, and nothing is allocated for it: `buffer` may
+    be shared by all ways of a loop.
+    """
 
     def __init__(
-        self, loop: asyncio.AbstractEventLoop, source: _Socket, sink: _Socket, ended: Callable[[], None]
+        self,
+        loop: asyncio.AbstractEventLoop,
+        source: _Socket,
+        sink: _Socket,
+        buffer: memoryview,
+        ended: Callable[[], None],
     ) -> None:
         self._loop = loop
         self._source = source
         self._sink = sink
         self._ended = ended
+        self._buffer = buffer
+        # A read that returned less has most likely taken all that there was; if not, the loop calls again.
+        self._whole = _RECORD if isinstance(source, ssl.SSLSocket) else len(buffer)
         self._pending = memoryview(b"")
         self._stopped = False
 
@@ -196,12 +210,13 @@ class _Way:
             for _ in range(_BURST):
                 if self._stopped or self._pending:
                     return
-                data = self._source.recv(_CHUNK)
-                if not data:
+                count = self._source.recv_into(self._buffer)
+                if not count:
                     self._end()
                     return
-                self._pending = memoryview(data)
-                self._push()
+                self._push(self._buffer[:count])
+                if count < self._whole:
+                    break
         except _NOT_NOW:
             return
         except OSError:
@@ -210,12 +225,13 @@ class _Way:
         if isinstance(self._source, ssl.SSLSocket) and self._source.pending():
             self._loop.call_soon(self._move)
 
-    def _push(self) -> None:
-        """Send what is pending. What the sink does not take waits until it does, and reading waits with it."""
+    def _push(self, data: memoryview) -> None:
+        """Send this. What the sink does not take waits until it does, and reading waits with it."""
         try:
-            while self._pending:
-                self._pending = self._pending[self._sink.send(self._pending) :]
+            while data:
+                data = data[self._sink.send(data) :]
         except _NOT_NOW:
+            self._pending = memoryview(bytes(data))
             self._loop.remove_reader(self._source.fileno())
             self._loop.add_writer(self._sink.fileno(), self._flush)
 

@@ -135,6 +135,10 @@ class Cluster:
     def identity(self) -> object:
         return None
 
+    @property
+    def own_name(self) -> str:
+        return ""
+
     async def to_member(self, name: str, *, deadline: float) -> Connection:
         streams = await self.streams(self.index_of(name))
         return await Connection.open(*streams, deadline_seconds=5, name=name)

@@ -44,6 +44,8 @@ class Cluster:
         self._processes: dict[int, subprocess.Popen[bytes]] = {}
         self._hosts: dict[int, int] = {}
         self.generation = 0
+        # What every configuration says besides.
+        self.settings: dict[str, Any] = {}
         # What is started, and where its modules are found.
         self.program = ["-m", "controller.daemon"]
         self.paths = [LIB]
@@ -88,6 +90,7 @@ class Cluster:
                 "generation": self.generation,
                 "db-bind-addresses": {str(i): self.address(i) for i in named},
                 "tls": "off" if self.authority is None else "required",
+                **self.settings,
                 **changes,
             }
             self.state_dir(n).mkdir(mode=0o700, parents=True, exist_ok=True)

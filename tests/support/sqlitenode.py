@@ -22,6 +22,7 @@ class SqliteNode:
     """The connector that Database wants. `troubles` are used up batch by batch; `batches` are what came."""
 
     identity = None
+    own_name = ""
 
     def __init__(self, *schema: str) -> None:
         self.sqlite = sqlite3.connect(":memory:", isolation_level=None)

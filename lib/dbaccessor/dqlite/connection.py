@@ -1,4 +1,4 @@
-"""One conversation with one node, over any pair of asyncio streams.
+"""One conversation with one node, over any pair of asyncio streams, of which it takes the reading over.
 
 One request at a time, each with its own deadline. Whatever makes the state of the conversation doubtful (a
 deadline, an end, nonsense, a cancelled caller) closes the connection: it is never used again, and what the
@@ -8,14 +8,17 @@ caller learns is NotReady where the request could not have changed anything, Ind
 from __future__ import annotations
 
 import asyncio
+import functools
 import re
+from collections import deque
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from types import TracebackType
-from typing import TypeVar
+from typing import TypeVar, cast
 
 from dbaccessor import errors, statements
 from dbaccessor.dqlite import farewell, wire
+from dbaccessor.dqlite.inbox import Inbox
 from dbaccessor.dqlite.wire import Member, Parameters, RequestType, Role, Value
 
 __all__ = ["Connection", "Member", "Result", "Role", "Rows", "Value"]
@@ -31,7 +34,10 @@ _ROWS_YIELDED = "rows yielded"
 # "" and ":memory:" are SQLite's names for databases that are no files; opening one kills the node.
 _DATABASE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 
-_MEMBERS = wire.Request(RequestType.CLUSTER, (1,))
+_LEADER = wire.encode(wire.Request(RequestType.LEADER, (0,)))
+_MEMBERS = wire.encode(wire.Request(RequestType.CLUSTER, (1,)))
+# Statements without parameters up to this length are sent again and again.
+_LONGEST_KNOWN = 1000
 
 # An answer usually takes a millisecond. After this long it is worth asking whether that node leads still.
 SLOW_SECONDS = 1.0
@@ -70,14 +76,21 @@ class Connection:
         self.name = name
         self.dialled_as = dialled_as
         self.on_slow: Callable[[Connection], None] | None = None
-        self._reader = reader
         self._writer = writer
+        self._inbox = Inbox(reader, cast(asyncio.Transport, writer.transport))
+        self._loop = asyncio.get_running_loop()
         self._deadline_seconds = deadline_seconds
-        self._decoder = wire.Decoder()
-        self._lock = asyncio.Lock()
         self._closed = False
-        self._received = 0
         self._querying = False
+        # Who may ask next, first come first served, while somebody does.
+        self._asking = False
+        self._turns: deque[asyncio.Future[None]] = deque()
+        # The question that is being asked: since when, until when, and whether that is over. One timer watches
+        # over all questions, one after another: setting one for each would cost as much as the question.
+        self._since = self._until = 0.0
+        self._late = False
+        self._slow = False
+        self._timer: asyncio.TimerHandle | None = None
 
     @classmethod
     async def open(
@@ -102,13 +115,15 @@ class Connection:
     @property
     def waiting(self) -> bool:
         """Whether an answer is awaited."""
-        return self._lock.locked() and not self._closed
+        return self._asking and not self._closed
 
     def close(self) -> None:
         """End the conversation; it returns at once. The node rolls an open transaction back."""
         if self._closed:
             return
         self._closed = True
+        if self._timer is not None:
+            self._timer.cancel()
         if self._querying:
             farewell.leave(self._writer)
         else:
@@ -127,6 +142,36 @@ class Connection:
         """Return the leader's id and name as this node sees it; None if it sees none. Only a voter ever sees one."""
         answer = await self._ask(RequestType.LEADER, (0,), wire.Server, deadline_seconds)
         return (answer.dqlite_id, answer.name) if answer.dqlite_id and answer.name else None
+
+    def ask_leader(self, told: Callable[[str | None], None], *, deadline_seconds: float) -> bool:
+        """Ask as `leader` does, without anybody who waits: `told` is called with the name, "" when it sees none.
+
+        It is called once, from the event loop, with None where no answer came; the connection is closed then. False:
+        nothing was asked, as the connection is closed or in use.
+        """
+        if self._asking or self._closed or self._inbox.ended is not None:
+            return False
+        self._asking = True
+        self._watch(self._loop.time() + deadline_seconds)
+        self._inbox.on_news = lambda: self._hear_leader(told)
+        self._send(_LEADER)
+        return True
+
+    def _hear_leader(self, told: Callable[[str | None], None]) -> None:
+        name: str | None = None
+        try:
+            answer = self._inbox.decoder.next()
+            if answer is None and self._inbox.ended is None and not self._late:
+                return
+            if isinstance(answer, wire.Server):
+                name = answer.name if answer.dqlite_id else ""
+        except wire.ProtocolError:
+            pass
+        self._inbox.on_news = None
+        self._next_turn()
+        if name is None:
+            self.close()
+        told(name)
 
     async def cluster(self, *, deadline_seconds: float | None = None) -> tuple[Member, ...]:
         """Return the members as this node's log has them. A node that is no leader may be behind."""
@@ -183,7 +228,7 @@ class Connection:
         request = _query_request(sql, params)
         async with self._conversation(False, deadline_seconds):
             # The node reads the second request when it has answered the first.
-            self._send(request, _MEMBERS)
+            self._send(request + _MEMBERS)
             try:
                 rows = await self._rows()
             except errors.DbAccessorError:
@@ -207,7 +252,7 @@ class Connection:
             wire.Request(RequestType.EXEC_SQL, (0, "COMMIT")),
         )
         async with self._conversation(True, deadline_seconds):
-            self._send(*requests)
+            self._send(b"".join(map(_encode, requests)))
             written = await self._receive()
             rows: Rows | errors.DbAccessorError
             try:
@@ -247,7 +292,7 @@ class Connection:
                 self._querying = False
                 self.close()
                 raise errors.Refused("the names of the columns are too long: together they must fit 4 KiB")
-            if self._received > MAX_RESULT_BYTES:
+            if self._inbox.received > MAX_RESULT_BYTES:
                 self.close()
                 raise errors.Refused(f"the result is larger than {MAX_RESULT_BYTES} bytes; ask for less at a time")
 
@@ -265,7 +310,7 @@ class Connection:
         """
         request = wire.Request(RequestType.DUMP, (name,))
         async with self._conversation(False, deadline_seconds):
-            self._send(request)
+            self._send(_encode(request))
             self._querying = True
             left = await self._dump_header()
             count = await self._word()
@@ -277,31 +322,31 @@ class Connection:
                 if number == 0:
                     await begin(size)
                     while size:
-                        chunk = await self._reader.readexactly(min(size, _CHUNK))
+                        chunk = await self._take(min(size, _CHUNK))
                         size -= len(chunk)
                         await write(chunk)
             self._querying = False
 
     async def _dump_header(self) -> int:
         """Read up to a dump's files and return how many bytes they take; raise what the node answers instead."""
-        header = await self._reader.readexactly(wire.HEADER.size)
+        header = await self._take(wire.HEADER.size)
         words, kind, _schema, _extra = wire.HEADER.unpack(header)
         if kind == wire.FILES_TYPE:
             return int(words) * 8
         self._querying = False
-        self._decoder.feed(header)
+        self._inbox.decoder.put_back(header)
         self._expect(await self._receive(), wire.Empty, changes=False)
         raise wire.ProtocolError(f"an answer of type {kind} came instead of a dump")
 
     async def _word(self) -> int:
-        return int.from_bytes(await self._reader.readexactly(8), "little")
+        return int.from_bytes(await self._take(8), "little")
 
     async def _text(self) -> str:
         data = b""
         while b"\0" not in data:
             if len(data) > _LONGEST_NAME:
                 raise wire.ProtocolError("the name of a file in a dump does not end")
-            data += await self._reader.readexactly(8)
+            data += await self._take(8)
         return data.split(b"\0", 1)[0].decode("utf-8", "replace")
 
     async def _ask(
@@ -314,31 +359,99 @@ class Connection:
         parameters: Parameters = (),
         changes: bool = False,
     ) -> _R:
-        request = wire.Request(kind, fields, parameters)
+        request = _encode(wire.Request(kind, fields, parameters))
         async with self._conversation(changes, deadline_seconds):
             self._send(request)
             return self._expect(await self._receive(), expected, changes=changes)
 
     def _conversation(self, changes: bool, deadline_seconds: float | None) -> _Conversation:
-        seconds = self._deadline_seconds if deadline_seconds is None else deadline_seconds
-        return _Conversation(self, self._lock, changes, seconds)
+        return _Conversation(self, changes, self._deadline_seconds if deadline_seconds is None else deadline_seconds)
 
-    def _send(self, *requests: wire.Request) -> None:
-        try:
-            data = b"".join(wire.encode(request) for request in requests)
-        except wire.ProtocolError as error:
-            raise errors.Refused(str(error)) from error
-        self._received = 0
+    def _send(self, data: bytes) -> None:
+        self._inbox.received = 0
         self._writer.write(data)
 
     async def _receive(self) -> wire.Response:
-        while (response := self._decoder.next()) is None:
-            data = await self._reader.read(_CHUNK)
-            if not data:
-                raise EOFError("the node ended the connection")
-            self._received += len(data)
-            self._decoder.feed(data)
+        while (response := self._inbox.decoder.next()) is None:
+            await self._more()
         return response
+
+    async def _take(self, count: int) -> bytes:
+        while (taken := self._inbox.decoder.take(count)) is None:
+            await self._more()
+        return taken
+
+    async def _more(self) -> None:
+        """Wait until more of the answer is here. Raises EOFError, OSError, and TimeoutError at the deadline."""
+        if self._late:
+            raise TimeoutError
+        if self._inbox.ended is not None:
+            raise self._inbox.ended
+        news: asyncio.Future[None] = self._loop.create_future()
+
+        def tell() -> None:
+            if not news.done():
+                news.set_result(None)
+
+        self._inbox.on_news = tell
+        try:
+            self._inbox.want_more()
+            await news
+        finally:
+            self._inbox.on_news = None
+
+    def _watch(self, until: float) -> None:
+        """Let the question that begins now last until then."""
+        self._since, self._until = self._loop.time(), until
+        self._late = self._slow = False
+        self._set_timer()
+
+    def _set_timer(self) -> None:
+        due = self._until if self._slow else min(self._until, self._since + SLOW_SECONDS)
+        if self._timer is not None:
+            if self._timer.when() <= due:
+                return  # It finds out then for how long to wait on.
+            self._timer.cancel()
+        self._timer = self._loop.call_at(due, self._look_at_the_clock)
+
+    def _look_at_the_clock(self) -> None:
+        self._timer = None
+        if not self._asking or self._closed:
+            return
+        now = self._loop.time()
+        if now >= self._until:
+            self._late = True
+            if self._inbox.on_news is not None:
+                self._inbox.on_news()
+            return
+        if now >= self._since + SLOW_SECONDS and not self._slow:
+            self._slow = True
+            if self.on_slow is not None:
+                self.on_slow(self)
+        self._set_timer()
+
+    async def _turn(self, until: float) -> None:
+        """Wait until nobody else asks. Raises TimeoutError."""
+        if not self._asking:
+            self._asking = True
+            return
+        turn: asyncio.Future[None] = self._loop.create_future()
+        self._turns.append(turn)
+        try:
+            async with asyncio.timeout_at(until):
+                await turn
+        except BaseException:
+            if turn.done() and not turn.cancelled():
+                self._next_turn()
+            raise
+
+    def _next_turn(self) -> None:
+        while self._turns:
+            turn = self._turns.popleft()
+            if not turn.done():
+                turn.set_result(None)
+                return
+        self._asking = False
 
     def _expect(self, response: wire.Response, expected: type[_R], *, changes: bool) -> _R:
         if isinstance(response, expected):
@@ -351,11 +464,25 @@ class Connection:
         raise error
 
 
-def _query_request(sql: str, params: Parameters) -> wire.Request:
+def _encode(request: wire.Request) -> bytes:
+    try:
+        return wire.encode(request)
+    except wire.ProtocolError as error:
+        raise errors.Refused(str(error)) from error
+
+
+def _query_request(sql: str, params: Parameters) -> bytes:
     statement = statements.check(sql, params)
     if statement.kind is not statements.Kind.READ:
         raise errors.Refused(f"{statement.verb} yields no rows: it goes through execute, not query")
-    return wire.Request(RequestType.QUERY_SQL, (0, sql), params)
+    if not params and len(sql) <= _LONGEST_KNOWN:
+        return _known_query(sql)
+    return _encode(wire.Request(RequestType.QUERY_SQL, (0, sql), params))
+
+
+@functools.lru_cache(maxsize=64)
+def _known_query(sql: str) -> bytes:
+    return _encode(wire.Request(RequestType.QUERY_SQL, (0, sql)))
 
 
 class _Conversation:
@@ -364,48 +491,35 @@ class _Conversation:
     The connection is closed if that ends in any other way than by an answer that the protocol foresees.
     """
 
-    def __init__(self, connection: Connection, lock: asyncio.Lock, changes: bool, seconds: float) -> None:
+    def __init__(self, connection: Connection, changes: bool, seconds: float) -> None:
         self._connection = connection
-        self._lock = lock
         self._changes = changes
         self._seconds = seconds
-        self._timeout = asyncio.timeout(seconds)
-        self._slow: asyncio.TimerHandle | None = None
 
     async def __aenter__(self) -> None:
-        # Waiting for the turn counts as well. Nothing has been sent then, so the connection stays as it is.
-        await self._timeout.__aenter__()
+        connection = self._connection
+        until = connection._loop.time() + self._seconds
         try:
-            await self._lock.acquire()
-        except asyncio.CancelledError as error:
-            try:
-                await self._timeout.__aexit__(type(error), error, error.__traceback__)
-            except TimeoutError:
-                raise errors.NotReady(f"the connection was busy for {self._seconds:g} s") from error
-            raise
-        if not self._connection.usable:
-            self._lock.release()
-            await self._timeout.__aexit__(None, None, None)
+            # Waiting for the turn counts as well. Nothing has been sent then, so the connection stays as it is.
+            await connection._turn(until)
+        except TimeoutError as error:
+            raise errors.NotReady(f"the connection was busy for {self._seconds:g} s") from error
+        if connection._inbox.ended is not None:
+            connection.close()
+        if not connection.usable:
+            connection._next_turn()
             raise errors.NotReady("the connection is closed")
-        if self._connection.on_slow is not None:
-            loop = asyncio.get_running_loop()
-            self._slow = loop.call_later(SLOW_SECONDS, self._connection.on_slow, self._connection)
+        connection._watch(until)
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._lock.release()
-        if self._slow is not None:
-            self._slow.cancel()
-        late = False
-        try:
-            await self._timeout.__aexit__(kind, error, trace)
-        except TimeoutError:
-            late = True
+        connection = self._connection
+        connection._next_turn()
         if error is None or isinstance(error, errors.DbAccessorError):
             return
-        self._connection.close()
-        if late:
+        connection.close()
+        if isinstance(error, TimeoutError) and connection._late:
             ended = f"no answer within {self._seconds:g} s"
         elif isinstance(error, (OSError, EOFError, wire.ProtocolError)):
             ended = str(error) or type(error).__name__

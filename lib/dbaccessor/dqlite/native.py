@@ -27,6 +27,9 @@ _SONAME = "libdqlite.so.0"
 _POOL_VARIABLE = "UV_THREADPOOL_SIZE"
 _POOL_SIZE = "64"
 
+# Python closes the library when it ends, and libuv's threads would find no code any more to run.
+_NEVER_UNLOAD = os.RTLD_NOW | os.RTLD_NODELETE
+
 _DECLARATIONS = """
 typedef unsigned long long dqlite_node_id;
 typedef struct dqlite_node dqlite_node;
@@ -99,7 +102,7 @@ def load() -> Library:
     ffi = cffi.FFI()
     ffi.cdef(_DECLARATIONS)
     try:
-        library = Library(ffi, ffi.dlopen(path), path)
+        library = Library(ffi, ffi.dlopen(path, _NEVER_UNLOAD), path)
     except OSError as error:
         raise errors.LibraryTooOld(f"{needed}, and {path} cannot be loaded: {error}") from error
     except AttributeError as error:

@@ -8,6 +8,7 @@ request is answered by one message, a query by several, of which only the last i
 from __future__ import annotations
 
 import enum
+import functools
 import struct
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -34,6 +35,9 @@ _ROWS_MORE: Final = b"\xee" * _WORD
 # The answer to DUMP can be as large as a database: it is streamed, and not one of the responses below.
 FILES_TYPE: Final = 9
 FAILURE_TYPE: Final = 0
+
+# Answers up to this length are remembered where the same one comes again and again.
+_LONGEST_KNOWN = 4096
 
 # With more parameters than fit into a byte, the second form of the same request is used.
 _MAX_SHORT_PARAMETERS = 255
@@ -223,13 +227,26 @@ class Decoder:
         self._max_body_bytes = max_body_bytes
         self._buffer = bytearray()
 
-    def feed(self, data: bytes) -> None:
+    def feed(self, data: bytes | memoryview) -> None:
         self._buffer += data
 
     @property
     def pending(self) -> int:
         """How many bytes wait for the rest of their message."""
         return len(self._buffer)
+
+    def take(self, count: int) -> bytes | None:
+        """Return the next so many bytes as they came, or None if not all have come: for an answer that is streamed."""
+        if len(self._buffer) < count:
+            return None
+        with memoryview(self._buffer) as view:
+            taken = bytes(view[:count])
+        del self._buffer[:count]
+        return taken
+
+    def put_back(self, data: bytes) -> None:
+        """Let what was taken be the next to come again."""
+        self._buffer[:0] = data
 
     def next(self) -> Response | None:
         """Return the next whole response, or None if more bytes are needed. Raises ProtocolError."""
@@ -242,7 +259,8 @@ class Decoder:
         end = HEADER.size + size
         if len(self._buffer) < end:
             return None
-        body = bytes(self._buffer[HEADER.size : end])
+        with memoryview(self._buffer) as view:
+            body = bytes(view[HEADER.size : end])
         del self._buffer[:end]
         decode = _RESPONSES.get(kind)
         if decode is None or schema != 0:
@@ -316,6 +334,16 @@ def _decode_server(body: bytes) -> Server:
 
 
 def _decode_members(body: bytes) -> Members:
+    return _known_members(body) if len(body) <= _LONGEST_KNOWN else _read_members(body)
+
+
+# Every confirmed read asks who the members are, and they are the same for days.
+@functools.lru_cache(maxsize=8)
+def _known_members(body: bytes) -> Members:
+    return _read_members(body)
+
+
+def _read_members(body: bytes) -> Members:
     cursor = _Cursor(body)
     count = cursor.u64()
     if count > cursor.left // (3 * _WORD):

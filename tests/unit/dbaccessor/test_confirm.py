@@ -136,6 +136,48 @@ def test_a_frozen_voter_costs_nothing_while_another_answers():
     hold(play)
 
 
+@pytest.mark.parametrize("own", [0, 1])
+def test_no_more_voters_are_asked_than_must_answer_and_the_own_node_first(own: int):
+    async def play(node: FakeNode, rest: list[FakeNode], database: Database) -> None:
+        node.own_name = rest[own].name
+        for _ in range(20):
+            await database.read("SELECT n FROM t")
+        # A slow machine may make the own node late now and then.
+        assert len(rest[own].asked) > len(rest[1 - own].asked)
+        assert asked_of(rest) < 40
+
+    hold(play)
+
+
+@pytest.mark.parametrize("answer", [leader(0, ""), leader(1, "controller-1-1"), END, SILENCE])
+def test_the_others_are_asked_when_the_first_does_not_help(answer: object):
+    async def play(node: FakeNode, rest: list[FakeNode], database: Database) -> None:
+        rest[0].script = lambda asked: answer
+        assert (await database.read("SELECT n FROM t", deadline_seconds=1)).rows == ((1,),)
+        assert rest[0].asked
+        assert rest[1].asked
+        # All that do not answer, or name another, keep it from being confirmed.
+        rest[1].script = rest[0].script
+        with unconfirmed():
+            await database.read("SELECT n FROM t", deadline_seconds=0.1)
+
+    hold(play)
+
+
+def test_a_voter_that_was_late_is_asked_last_for_a_while():
+    async def play(node: FakeNode, rest: list[FakeNode], database: Database) -> None:
+        rest[0].script = lambda asked: SILENCE
+        await database.read("SELECT n FROM t")
+        asked = len(rest[0].asked)
+        for _ in range(5):
+            await database.read("SELECT n FROM t")
+        # On a slow machine the other one may be late as well.
+        assert len(rest[0].asked) - asked < 5
+        assert len(rest[1].asked) == 6
+
+    hold(play)
+
+
 def test_a_connection_to_a_voter_that_broke_is_replaced_at_once():
     async def play(node: FakeNode, rest: list[FakeNode], database: Database) -> None:
         await database.read("SELECT n FROM t")
