@@ -79,6 +79,7 @@ class DbAccessor:
         try:
             if not self._task.done():
                 await self._running.stop()
+            await self._running.finish()
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
         finally:

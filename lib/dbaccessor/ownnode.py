@@ -7,9 +7,9 @@ import contextlib
 import logging
 import threading
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable
 from pathlib import Path
-from typing import TypeVar
+from typing import Any
 
 from dbaccessor import localnode
 from dbaccessor.dqlite.node import Node
@@ -19,13 +19,13 @@ from dbaccessor.report import Handover
 
 log = logging.getLogger(__name__)
 
-_T = TypeVar("_T")
-
 _PROBE_SECONDS = 0.3
 _LOOK_GAP_SECONDS = 1.5
 _LOOK_AGAIN_SECONDS = 0.1
 # A node stops within milliseconds, unless a query runs on it that never ends: nothing can interrupt one.
 _STOP_SECONDS = 10.0
+# Nodes that did not come to an end. Their threads call back into this process.
+_ABANDONED: list[Node] = []
 
 
 class OwnNode:
@@ -35,9 +35,12 @@ class OwnNode:
         self._directory = directory
         self._connect = connect
         self._node: Node | None = None
+        # A call into the library that did not come back in time, and the node that it was made on: the library's
+        # threads use that for as long as they live.
+        self._late: asyncio.Future[Any] | None = None
+        self._late_node: Node | None = None
         self._silent_since: float | None = None
         self._looked_at = time.monotonic()
-        self._calling = False
         self.local: LocalNode | None = None
         self.probe: Probe | None = None
 
@@ -54,9 +57,9 @@ class OwnNode:
     def stuck(self) -> bool:
         """Whether a handover or a stop did not come back.
 
-        Then the node and its data must not be touched again, and the process must end.
+        Then the node and its data must not be touched: the process must end, or wait with `finish`.
         """
-        return self._calling
+        return self._late is not None and not self._late.done()
 
     async def start(self, identity: Identity, latency_ms: int) -> None:
         """Start the node on the data directory. Raises DbAccessorError, with nothing running."""
@@ -99,64 +102,75 @@ class OwnNode:
         if self._node is None:
             return None
         log.info("handing over before the stop")
-        self._calling = True
         began = time.monotonic()
-        try:
-            async with asyncio.timeout(limit_seconds):
-                done = await _while_possible(_in_abandonable_thread(self._node.handover), possible)
-            self._calling = False
-            log.info("handover %s", "done" if done else "not possible")
-            return Handover("done" if done else "kept-vote", round(time.monotonic() - began, 3))
-        except TimeoutError:
-            log.warning("no handover within %.1f s; stopping without", time.monotonic() - began)
-            return Handover("too-late", round(time.monotonic() - began, 3))
+        call = self._call(self._node, self._node.handover)
+        deadline = began + limit_seconds
+        while not call.done() and time.monotonic() < deadline and possible():
+            await asyncio.wait({call}, timeout=min(_LOOK_AGAIN_SECONDS, max(0.0, deadline - time.monotonic())))
+        seconds = round(time.monotonic() - began, 3)
+        if not call.done():
+            log.warning("no handover within %.1f s; stopping without", seconds)
+            return Handover("too-late", seconds)
+        self._came_back()
+        log.info("handover %s", "done" if call.result() else "not possible")
+        return Handover("done" if call.result() else "kept-vote", seconds)
 
     async def stop(self, limit_seconds: float = _STOP_SECONDS) -> None:
-        """Stop the node if it runs, and wait until its threads are gone. At the limit it is `stuck`."""
+        """Stop the node if it runs, and wait until its threads are gone. At the limit it is `stuck`.
+
+        Where it is stuck already, the node is left as it is. Raises DbAccessorError.
+        """
         node, self._node = self._node, None
         if self.local is not None:
             self.local.close()
         self.local, self.probe = None, None
         if node is None or self.stuck:
             return
-        self._calling = True
-        try:
-            async with asyncio.timeout(limit_seconds):
-                await _in_abandonable_thread(node.stop)
-        except TimeoutError:
+        call = self._call(node, node.stop)
+        await asyncio.wait({call}, timeout=limit_seconds)
+        if not call.done():
             log.error("the node did not stop within %g s: a query that does not end runs on it", limit_seconds)
-        except Exception:
-            self._calling = False
-            raise
-        else:
-            self._calling = False
-
-
-async def _while_possible(call: Coroutine[None, None, bool], possible: Callable[[], bool]) -> bool:
-    """Return what the call returns. Raises TimeoutError once it is not possible any more."""
-    task = asyncio.create_task(call)
-    try:
-        while not task.done():
-            if not possible():
-                raise TimeoutError
-            await asyncio.wait({task}, timeout=_LOOK_AGAIN_SECONDS)
-        return task.result()
-    finally:
-        task.cancel()
-
-
-async def _in_abandonable_thread(call: Callable[[], _T]) -> _T:
-    """Run a call that may never come back. Unlike asyncio's threads it keeps no process from ending."""
-    loop = asyncio.get_running_loop()
-    outcome: asyncio.Future[_T] = loop.create_future()
-
-    def settle(result: _T | None, error: BaseException | None) -> None:
-        if outcome.done():
             return
+        self._came_back()
+        call.result()
+
+    async def finish(self, limit_seconds: float) -> None:
+        """Wait for the call that did not come back, and stop the node then. For a process that is to live on.
+
+        At the limit the node is left to itself, and is kept so that its threads can do no harm.
+        """
+        call, node = self._late, self._late_node
+        if call is None or node is None:
+            return
+        await asyncio.wait({call}, timeout=limit_seconds)
+        if not call.done():
+            log.error("the node does not come to an end: only the end of this process ends it")
+            _ABANDONED.append(node)
+            return
+        self._came_back()
+        if node.running:
+            self._node = node
+            await self.stop(limit_seconds)
+
+    def _call(self, node: Node, function: Callable[[], Any]) -> asyncio.Future[Any]:
+        """Make a call that may never come back. Unlike asyncio's threads this one keeps no process from ending."""
+        self._late, self._late_node = _in_thread(function), node
+        return self._late
+
+    def _came_back(self) -> None:
+        self._late = self._late_node = None
+
+
+def _in_thread(call: Callable[[], Any]) -> asyncio.Future[Any]:
+    loop = asyncio.get_running_loop()
+    outcome: asyncio.Future[Any] = loop.create_future()
+
+    def settle(result: Any, error: Exception | None) -> None:
         if error is not None:
             outcome.set_exception(error)
+            outcome.exception()  # Whoever would be interested may be gone; that is no reason for a warning.
         else:
-            outcome.set_result(result)  # type: ignore[arg-type]
+            outcome.set_result(result)
 
     def work() -> None:
         result, error = None, None
@@ -169,4 +183,4 @@ async def _in_abandonable_thread(call: Callable[[], _T]) -> _T:
             loop.call_soon_threadsafe(settle, result, error)
 
     threading.Thread(target=work, name="dqlite-call", daemon=True).start()
-    return await outcome
+    return outcome

@@ -50,6 +50,8 @@ _DUTY_SECONDS = 0.5
 _REGISTRY_SECONDS = 2.0
 _RETRY_SECONDS = 1.0
 _LEAVE_SECONDS = 25.0
+# The library asks each member for five seconds before a handover comes back that nobody answers.
+_FINISH_SECONDS = 30.0
 
 
 class Worker:
@@ -214,6 +216,11 @@ class Worker:
                 await self._hand_over(outlook)
             await self._own.stop()
             self._changed()
+
+    async def finish(self) -> None:
+        """Wait for a node that `stop` left behind as `stuck`. For a process that is to live on."""
+        self._dialer.stop()
+        await self._own.finish(_FINISH_SECONDS)
 
     async def _hand_over(self, outlook: Outlook) -> None:
         """Give away leadership, then the voting right. The first alone is what keeps the others writing."""

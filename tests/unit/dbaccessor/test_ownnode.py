@@ -13,7 +13,13 @@ from dbaccessor.ownnode import OwnNode
 
 class NodeThatStops:
     def __init__(self, how) -> None:
-        self.stop = how
+        self.running = True
+        self.handover = how
+        self._how = how
+
+    def stop(self) -> None:
+        self._how()
+        self.running = False
 
 
 def own_node(tmp_path, how) -> OwnNode:
@@ -26,10 +32,44 @@ def test_a_node_that_never_stops_is_left_behind_at_the_limit(tmp_path, caplog):
     let_go = threading.Event()
     own = own_node(tmp_path, let_go.wait)
 
-    asyncio.run(own.stop(limit_seconds=0.05))
+    async def story() -> None:
+        await own.stop(limit_seconds=0.05)
+        assert (own.stuck, own.running) == (True, False)
+        await own.finish(limit_seconds=0.05)
+        assert own.stuck
 
-    assert (own.stuck, own.running) == (True, False)
+    asyncio.run(story())
+
     assert "a query that does not end runs on it" in caplog.text
+    assert "only the end of this process ends it" in caplog.text
+    let_go.set()
+
+
+def test_a_handover_that_comes_back_late_is_waited_for_and_the_node_stopped_then(tmp_path):
+    let_go = threading.Event()
+    own = own_node(tmp_path, let_go.wait)
+    node = own._node
+
+    async def story() -> None:
+        handover = await own.hand_over(0.05, possible=lambda: True)
+        assert (handover.result, own.stuck) == ("too-late", True)
+        await own.stop()
+        assert node.running, "nobody touches a node in the middle of a handover"
+        asyncio.get_running_loop().call_later(0.05, let_go.set)
+        await own.finish(limit_seconds=10)
+
+    asyncio.run(story())
+
+    assert (own.stuck, node.running) == (False, False)
+
+
+def test_a_handover_is_given_up_as_soon_as_it_is_not_possible(tmp_path):
+    let_go = threading.Event()
+    own = own_node(tmp_path, let_go.wait)
+
+    handover = asyncio.run(own.hand_over(60, possible=lambda: False))
+
+    assert (handover.result, own.stuck) == ("too-late", True)
     let_go.set()
 
 
