@@ -91,7 +91,8 @@ class Host:
         assert self._process.stdout
         line = (await self._process.stdout.readline()).decode().strip()
         if not line.startswith(word):
-            raise HostFailed(f"it ended before it said {word!r} (see daemon.log)")
+            status = await self._process.wait() if not line else "unknown"
+            raise HostFailed(f"it ended (status {status}) before it said {word!r} (see daemon.log)")
         return line
 
     async def wait_down(self) -> None:

@@ -223,8 +223,15 @@ class Worker:
         await self._own.finish(_FINISH_SECONDS)
 
     async def _hand_over(self, outlook: Outlook) -> None:
-        """Give away leadership, then the voting right. The first alone is what keeps the others writing."""
+        """Give away leadership, then the voting right. The first alone is what keeps the others writing.
+
+        Without a vote there is nothing to give, and the library's handover must not be asked: it makes another member
+        a voter all the same, and on a spare that knows no configuration yet it never comes back.
+        """
         identity, local = self._identity, self._own.local
+        if outlook.own_role != "voter":
+            log.info("nothing to hand over: this node has no vote")
+            return
         if outlook.leading and identity is not None and local is not None:
             try:
                 await goodbye.hand_leadership_over(identity, local, outlook)
