@@ -73,7 +73,6 @@ class DbAccessor:
             self._owner.cancel()
 
     async def _stop(self) -> None:
-        await self._running.drain()
         for database in self._databases.values():
             database.close()
         try:

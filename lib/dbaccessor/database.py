@@ -22,7 +22,6 @@ from dbaccessor import confirm, errors, pool, retry, statements
 from dbaccessor.confirm import Confirmer
 from dbaccessor.dqlite.connection import Connection, Rows
 from dbaccessor.dqlite.wire import Parameters
-from dbaccessor.exchange import Exchange
 from dbaccessor.groupcommit import Batch, GroupCommit
 from dbaccessor.metrics import Namespace, Request
 from dbaccessor.pool import Connector
@@ -43,17 +42,11 @@ _T = TypeVar("_T")
 class Database:
     """One namespace. Its writing transactions run one after another, its reads beside them.
 
-    Databases of one process share a `confirmer`; without one, this has its own. `gate`: see Pool. With an `exchange`
-    its committers and those of the other controllers make common batches.
+    Databases of one process share a `confirmer`; without one, this has its own. `gate`: see Pool.
     """
 
     def __init__(
-        self,
-        connector: Connector,
-        name: str,
-        confirmer: Confirmer | None = None,
-        gate: pool.Gate | None = None,
-        exchange: Exchange | None = None,
+        self, connector: Connector, name: str, confirmer: Confirmer | None = None, gate: pool.Gate | None = None
     ) -> None:
         self.name = name
         self._confirmer = Confirmer(connector) if confirmer is None else confirmer
@@ -62,7 +55,6 @@ class Database:
         self._readers = pool.Pool(connector, name, _READERS, "reads", gate)
         self._connector = connector
         self._gate = gate
-        self._exchange = exchange
         self._committers: list[GroupCommit] = []
         self._measured = self._writers.measured
 
@@ -185,7 +177,7 @@ class Database:
         """Return a committer that takes many small writes of one kind into one transaction (groupcommit.py)."""
         connections = pool.Pool(self._connector, self.name, 1, "batches", self._gate)
         connections.measured = self._measured
-        self._committers.append(GroupCommit(connections, self._confirmer, batch, self._exchange))
+        self._committers.append(GroupCommit(connections, self._confirmer, batch))
         return self._committers[-1]
 
     def close(self) -> None:

@@ -2,8 +2,7 @@
 
 Dqlite lets one writer in at a time and keeps it until raft has replicated what it wrote, so writers that come one by
 one only fight. A committer takes everything that waits into one batch, sent as JSON: two statements and one round of
-replication for all of them. Each controller has a committer of its own. Those that are not beside the leader hand over
-what they have to the one that is (exchange.py); where that is not possible they take turns by the database's lock.
+replication for all of them. Each controller has a committer of its own; they take turns by the database's lock.
 
 A `Batch` says what its table does with requests. For a lease that is taken over only by who has seen its counter:
 
@@ -17,7 +16,6 @@ A `Batch` says what its table does with requests. For a lease that is taken over
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import random
 from collections import deque
 from collections.abc import Iterator, Sequence
@@ -28,18 +26,12 @@ import msgspec
 from dbaccessor import confirm, errors, retry, statements
 from dbaccessor.confirm import Confirmer
 from dbaccessor.dqlite.connection import Connection, Rows, Value
-from dbaccessor.exchange import Exchange, Verdict
 from dbaccessor.pool import Pool
 
 Given = int | str | None
 
 MAX_WAITING = 4096
 MAX_REQUESTS = 512
-# Who was just answered often asks again at once, the callers of other controllers a moment later. A batch waits for
-# them, where they were many, for this share of the time that the one before took, and never longer than this.
-_LINGER_SHARE = 0.5
-_LINGER_SECONDS = 0.003
-_MANY = 8
 # The JSON travels twice; one send must stay well below 64 KiB, beyond which it would wait for acknowledgements.
 MAX_BYTES = 28 * 1024
 
@@ -78,7 +70,7 @@ class _Request:
 class GroupCommit:
     """The committer of one table on this controller. Made by `Database.group_commit`."""
 
-    def __init__(self, connections: Pool, confirmer: Confirmer, batch: Batch, exchange: Exchange | None = None) -> None:
+    def __init__(self, connections: Pool, confirmer: Confirmer, batch: Batch) -> None:
         self._connections = connections
         self._confirmer = confirmer
         self._batch = batch
@@ -89,11 +81,6 @@ class GroupCommit:
         # of the batch.
         self._timer: asyncio.TimerHandle | None = None
         self._problem = "it was not tried yet"
-        # How many are expected to ask again, and who is told when they have.
-        self._expected = 0
-        self._complete: asyncio.Future[None] | None = None
-        self._exchange = exchange
-        self._courier = exchange.register(connections.name, batch, self) if exchange is not None else None
 
     async def submit(self, *values: Given, deadline_seconds: float = 10) -> tuple[Value, ...] | None:
         """Write one request and return what `ask` says of it in the same transaction, without the ordinal.
@@ -102,25 +89,10 @@ class GroupCommit:
         request is wrong, its row breaks a constraint, or too many wait; NotReady when nothing was done until the
         deadline; Indefinite when it may have been done. Cancelling one caller disturbs no other.
         """
-        return await self._enqueue(values[: self._batch.key_width], _encode(values), deadline_seconds)
-
-    def take_over(self, request: bytes, seconds: float) -> asyncio.Future[tuple[Value, ...] | None]:
-        """Write a request that another controller's committer encoded; the future ends as `submit` does."""
-        try:
-            values = msgspec.json.decode(request, type=tuple[Given, ...])
-            return self._enqueue(values[: self._batch.key_width], request, seconds)
-        except (msgspec.DecodeError, errors.DbAccessorError) as error:
-            refused: asyncio.Future[tuple[Value, ...] | None] = asyncio.get_running_loop().create_future()
-            refused.set_exception(
-                error if isinstance(error, errors.DbAccessorError) else errors.Refused(f"no request: {error}")
-            )
-            return refused
-
-    def _enqueue(
-        self, key: tuple[Given, ...], json: bytes, deadline_seconds: float
-    ) -> asyncio.Future[tuple[Value, ...] | None]:
         loop = asyncio.get_running_loop()
-        request = _Request(key, json, loop.time() + deadline_seconds, loop.create_future())
+        request = _Request(
+            values[: self._batch.key_width], _encode(values), loop.time() + deadline_seconds, loop.create_future()
+        )
         if self._connections.closed:
             raise errors.NotReady("the database is closed")
         if len(self._waiting) >= MAX_WAITING:
@@ -128,18 +100,12 @@ class GroupCommit:
         self._waiting.append(request)
         if self._task is None:
             self._task = loop.create_task(self._work())
-        elif self._complete is not None and len(self._waiting) >= self._expected and not self._complete.done():
-            self._complete.set_result(None)
         self._set_timer(request.deadline)
-        return request.outcome
+        return await request.outcome
 
     def close(self) -> None:
         """End. What was sent is Indefinite, what waits is NotReady."""
         self._connections.close()
-        if self._exchange is not None:
-            self._exchange.forget(self)
-        if self._courier is not None:
-            self._courier.close()
         if self._timer is not None:
             self._timer.cancel()
         if self._task is not None:
@@ -177,10 +143,8 @@ class GroupCommit:
                 if not self._taken:
                     continue
                 try:
-                    began = asyncio.get_running_loop().time()
                     await self._commit(self._taken)
                     pauses = _pauses()
-                    await self._linger(asyncio.get_running_loop().time() - began)
                 except (errors.NotReady, errors.NotLeader) as error:
                     # Provably not done: they wait again, at the front, together with whoever came meanwhile.
                     self._problem = str(error)
@@ -195,17 +159,6 @@ class GroupCommit:
                 _fail(request, errors.Indefinite if request.sent else errors.NotReady, "the database was closed")
             self._taken = []
             self._waiting.clear()
-
-    async def _linger(self, took_seconds: float) -> None:
-        """Wait a moment for those who were answered just now to ask again. Not so where only a few do."""
-        self._expected = min(MAX_REQUESTS, max(len(self._taken) + len(self._waiting), 3 * self._expected // 4))
-        if self._expected < _MANY or len(self._waiting) >= self._expected:
-            return
-        self._complete = asyncio.get_running_loop().create_future()
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(min(_LINGER_SECONDS, _LINGER_SHARE * took_seconds)):
-                await self._complete
-        self._complete = None
 
     def _take(self) -> list[_Request]:
         """Take from the front what one batch holds: one request for each key, those of one key in their order."""
@@ -234,8 +187,7 @@ class GroupCommit:
         try:
             with self._connections.measured.request() as measured:
                 measured.attempt()
-                verdicts = await self._hand_over(requests)
-                rows = await self._write(requests) if verdicts is None else None
+                rows = await self._write(requests)
                 measured.answered()
         except errors.Indefinite as error:
             for request in requests:
@@ -249,41 +201,10 @@ class GroupCommit:
             await self._commit_part(requests[:half])
             await self._commit_part(requests[half:])
         else:
-            if verdicts is not None:
-                self._heed(requests, verdicts)
-            elif rows is not None:
-                found = {row[0]: row[1:] for row in rows.rows}
-                for ordinal, request in enumerate(requests):
-                    if not request.outcome.done():
-                        request.outcome.set_result(found.get(ordinal))
-
-    async def _hand_over(self, requests: Sequence[_Request]) -> tuple[Verdict, ...] | None:
-        """Let the leader's committer do this, where there is one; None: nothing was done. Raises Indefinite."""
-        if self._courier is None:
-            return None
-
-        def sending() -> None:
-            for request in requests:
-                request.sent = True
-
-        seconds = [retry.left(request.deadline) for request in requests]
-        return await self._courier.carry([request.json for request in requests], seconds, sending)
-
-    def _heed(self, requests: Sequence[_Request], verdicts: Sequence[Verdict]) -> None:
-        """Give each its outcome. Raises NotReady where something is left that was not done."""
-        left = ""
-        for request, verdict in zip(requests, verdicts, strict=True):
-            if request.outcome.done():
-                continue
-            error = verdict.error()
-            if error is None:
-                request.outcome.set_result(verdict.row)
-            elif isinstance(error, errors.NotReady):
-                left = verdict.message
-            else:
-                request.outcome.set_exception(error)
-        if left:
-            raise errors.NotReady(left)
+            found = {row[0]: row[1:] for row in rows.rows}
+            for ordinal, request in enumerate(requests):
+                if not request.outcome.done():
+                    request.outcome.set_result(found.get(ordinal))
 
     async def _commit_part(self, requests: Sequence[_Request]) -> None:
         left = [r for r in requests if not r.outcome.done()]

@@ -135,14 +135,6 @@ class MemberConnector:
         """Return a new connection to the node of this raft name. Raises DialError, NotReady."""
         return await _open(self._dialer, name, deadline)
 
-    async def follows(self) -> str:
-        """Return the raft name of the leader that the own node follows, "" when it follows none."""
-        return await self._own.next()
-
-    async def open_batches(self, name: str) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-        """Return a stream to the controller of this node that takes bundles (exchange.py). Raises DialError."""
-        return await self._dialer.open_batches(name)
-
     async def _reach(self, name: str, deadline: float) -> Connection:
         """Connect to this node; given up once the own one follows another, as a machine that is gone refuses nobody."""
         dialling = asyncio.create_task(self.to_member(name, deadline=deadline))

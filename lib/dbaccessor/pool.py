@@ -42,7 +42,7 @@ class Pool:
     def __init__(self, connector: Connector, name: str, size: int, what: str, gate: Gate | None = None) -> None:
         self._connector = connector
         self._gate = gate
-        self.name = name
+        self._name = name
         self._what = what
         self._turns = asyncio.Semaphore(size)
         self._waiting = 0
@@ -65,14 +65,14 @@ class Pool:
 
     async def _wait_for_a_turn(self, deadline: float) -> None:
         if self._waiting >= MAX_WAITING:
-            raise errors.Refused(f"{self._waiting} {self._what} wait for {self.name} already")
+            raise errors.Refused(f"{self._waiting} {self._what} wait for {self._name} already")
         self._waiting += 1
         try:
             with self.measured.queued():
                 async with asyncio.timeout_at(deadline):
                     await self._turns.acquire()
         except TimeoutError as error:
-            raise errors.NotReady(f"other {self._what} on {self.name} did not end in time") from error
+            raise errors.NotReady(f"other {self._what} on {self._name} did not end in time") from error
         finally:
             self._waiting -= 1
 
@@ -84,12 +84,12 @@ class Pool:
                 return connection
             self.drop(connection)
         if self.closed:
-            raise errors.NotReady(f"{self.name} is closed")
+            raise errors.NotReady(f"{self._name} is closed")
         if self._gate is not None:
             await self._gate(deadline)
         connection = await self._connector.to_leader(deadline=deadline)
         try:
-            await connection.open_database(self.name, deadline_seconds=retry.left(deadline))
+            await connection.open_database(self._name, deadline_seconds=retry.left(deadline))
         except BaseException:
             connection.close()
             raise

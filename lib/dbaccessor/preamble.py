@@ -10,7 +10,6 @@ and who a caller claims to be here must be who its certificate names.
 | identity | another Hello, or nothing; the answer is the point (every controller may ask, a lost one too) |
 | raft, client | Dqlite's wire protocol, if cluster-uuid, epoch and the dialled name agree |
 | membership | one MembershipRequest was in the Hello; one Outcome follows when it is done |
-| batch | frames of the same form with a Bundle each, and its answer (exchange.py), one after another |
 """
 
 from __future__ import annotations
@@ -31,7 +30,7 @@ HANDSHAKE = b"\x16"
 # A cluster of a hundred members answers with about 10 kB; what is larger is not ours.
 MAX_FRAME = 256 * 1024
 
-Purpose = Literal["identity", "raft", "client", "membership", "batch"]
+Purpose = Literal["identity", "raft", "client", "membership"]
 
 
 class BadFrame(ConnectionError):
@@ -194,7 +193,7 @@ def check_peer(peer: Peer, controller_id: str) -> None:
 def _false_claim(hello: Hello, peer: Peer) -> str | None:
     if hello.controller_id and hello.controller_id != peer.controller_id:
         return f"the caller says that it is controller {hello.controller_id}, and its certificate is that of {peer}"
-    if hello.purpose in ("raft", "membership", "batch") and not hello.controller_id:
+    if hello.purpose in ("raft", "membership") and not hello.controller_id:
         return f"{hello.purpose} is for controllers, and the caller does not say which one it is"
     if hello.request is not None and hello.request.controller_id != peer.controller_id:
         return f"the caller asks for controller {hello.request.controller_id}, and its certificate is that of {peer}"

@@ -81,8 +81,6 @@ class Proxy:
         self._told: dict[tuple[str, str], float] = {}
         # Hears of everybody who is turned away why, in one word, on the proxy's own thread.
         self.on_refused: Callable[[str], None] = lambda word: None
-        # Answers a committer's bundle, called on the proxy's loop (exchange.py).
-        self.on_bundle: Callable[[bytes], Awaitable[bytes]] = _take_nothing
 
     def start(self) -> None:
         self._thread.start()
@@ -230,8 +228,6 @@ class Proxy:
                 hello = await self._next_hello(stream, ip)
         if hello.purpose == "membership":
             await self._membership(hello, stream)
-        elif hello.purpose == "batch":
-            await self._bundles(stream)
         else:
             await Pump(stream, await _connect_inside(dqlite_id), node=True).run()
 
@@ -320,13 +316,6 @@ class Proxy:
         await stream.write(preamble.encode(outcome))
         await stream.bid_farewell()
 
-    async def _bundles(self, stream: Stream) -> None:
-        """Answer bundle after bundle, until the other side closes."""
-        while True:
-            header = await stream.read_exactly(preamble.HEADER.size)
-            answer = await self.on_bundle(await stream.read_exactly(preamble.body_length(header)))
-            await stream.write(preamble.HEADER.pack(preamble.MAGIC, len(answer)) + answer)
-
     async def _carry_out(
         self, ip: str, port: int, controller_id: str, hello: Hello, deadline_seconds: float
     ) -> tuple[Answer, tls.Peer, socket.socket | None]:
@@ -359,10 +348,6 @@ class Proxy:
     async def _pump_out(self, pump: Pump) -> None:
         with contextlib.suppress(asyncio.CancelledError):
             await pump.run()
-
-
-async def _take_nothing(bundle: bytes) -> bytes:
-    raise ConnectionRefusedError("this controller takes no bundles")
 
 
 def _listener(ip: str, port: int) -> socket.socket:

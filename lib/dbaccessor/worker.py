@@ -26,7 +26,6 @@ from dbaccessor.database import Database
 from dbaccessor.disk import Disk
 from dbaccessor.dqlite import cluster, nodedir
 from dbaccessor.dqlite.connection import Connection, Role
-from dbaccessor.exchange import Exchange
 from dbaccessor.executor import Executor
 from dbaccessor.identity import Epoch, Identity, Store
 from dbaccessor.leader import MemberConnector
@@ -43,8 +42,6 @@ from dbaccessor.registrar import Registrar
 log = logging.getLogger(__name__)
 
 _TICK_SECONDS = 0.25
-# A batch takes milliseconds; whoever owes an answer for longer owes it to somebody who waits no more.
-_DRAIN_SECONDS = 1.0
 _CONF_SECONDS = 2.0
 _DUTY_SECONDS = 0.5
 _REGISTRY_SECONDS = 2.0
@@ -82,8 +79,6 @@ class Worker:
         self._confirmer = Confirmer(self._connector)
         self._proxy.on_refused = self.metrics.refused
         self._confirmer.on_round = self.metrics.confirmed
-        self._exchange = Exchange(self._connector, lambda: self._leading() is not None)
-        self._proxy.on_bundle = self._take_bundle
         self._databases: dict[str, Database] = {}
         controller_database = self.database(registry.DATABASE)
         self._registrar = Registrar(self._store, controller_database, application)
@@ -118,9 +113,7 @@ class Worker:
 
     def new_database(self, name: str, gate: Gate | None = None) -> Database:
         """Return a handle of its own, with its own queues; the caller closes it. `gate`: see Pool."""
-        return Database(self._connector, name, self._confirmer, gate, self._exchange).measure(
-            self.metrics.namespace(name)
-        )
+        return Database(self._connector, name, self._confirmer, gate).measure(self.metrics.namespace(name))
 
     @property
     def epoch(self) -> Epoch | None:
@@ -201,14 +194,9 @@ class Worker:
             await self._own.stop()
             await self._proxy.stop()
 
-    async def drain(self) -> None:
-        """Answer the bundles that other controllers' committers have sent, and take no more. Before a stop."""
-        await self._exchange.drain(_DRAIN_SECONDS)
-
     async def stop(self) -> None:
         """Hand over what the node holds, then stop it. Call it before cancelling `run`."""
         self._stopping = True
-        await self.drain()
         async with self._acting:
             self._accounts.set_state("stopped", "controllerd was told to stop")
             outlook = self._outlook()
@@ -475,10 +463,6 @@ class Worker:
         if identity is None or conf is None or local is None or self._stopping or not outlook.leading:
             return None
         return Leading(identity.dqlite_id, local, conf, outlook.alive)
-
-    async def _take_bundle(self, body: bytes) -> bytes:
-        """Called on the proxy's loop, like `_membership_request`."""
-        return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(self._exchange.serve(body), self._loop))
 
     async def _membership_request(self, request: MembershipRequest) -> Outcome:
         """Called on the proxy's loop; the work belongs to this worker's."""

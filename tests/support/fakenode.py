@@ -6,7 +6,6 @@ It keeps no database. Each test gives it a script: a function from a request to 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import socket
 import struct
 from collections.abc import Callable
@@ -143,10 +142,8 @@ class FakeNode:
         for far in self._unserved:
             far.close()
         for writer in self._writers:
-            # Not close(): nobody may be left to take what is still to be sent. (Where it was closed, and all was taken
-            # since, the transport of Python 3.11 has no loop any more and cannot be aborted.)
-            with contextlib.suppress(AttributeError):
-                writer.transport.abort()
+            # Not close(): nobody may be left to take what is still to be sent.
+            writer.transport.abort()
 
     async def __aenter__(self) -> FakeNode:
         return self
