@@ -110,6 +110,14 @@ class GroupCommit:
             self._timer.cancel()
         if self._task is not None:
             self._task.cancel()
+        # Here and not where the task ends: one that is cancelled before its first step never gets there.
+        self._fail_all()
+
+    def _fail_all(self) -> None:
+        for request in (*self._taken, *self._waiting):
+            _fail(request, errors.Indefinite if request.sent else errors.NotReady, "the database was closed")
+        self._taken = []
+        self._waiting.clear()
 
     def _set_timer(self, deadline: float) -> None:
         """Let those be told whose deadline passes, from this one on."""
@@ -155,10 +163,7 @@ class GroupCommit:
                     await asyncio.sleep(next(pauses))
         finally:
             self._task = None
-            for request in (*self._taken, *self._waiting):
-                _fail(request, errors.Indefinite if request.sent else errors.NotReady, "the database was closed")
-            self._taken = []
-            self._waiting.clear()
+            self._fail_all()
 
     def _take(self) -> list[_Request]:
         """Take from the front what one batch holds: one request for each key, those of one key in their order."""
@@ -196,7 +201,9 @@ class GroupCommit:
             if len(requests) == 1:
                 _fail(requests[0], errors.Refused, str(error), error.code)
                 return
-            # One of them is wrong, and must not spoil it for the others.
+            # One of them is wrong, and must not spoil it for the others. None of them is done.
+            for request in requests:
+                request.sent = False
             half = len(requests) // 2
             await self._commit_part(requests[:half])
             await self._commit_part(requests[half:])

@@ -306,10 +306,12 @@ class Connection:
     ) -> None:
         """Hand the file of database `name`, as it is after its last applied transaction, to `write`, part by part.
 
-        `begin` gets its size first. A node holds the whole file in memory while it answers; this side does not.
+        `begin` gets its size first. A node holds the whole file in memory while it answers; this side does not. The
+        deadline counts what `write` takes as well.
         """
         request = wire.Request(RequestType.DUMP, (name,))
-        async with self._conversation(False, deadline_seconds):
+        seconds = self._deadline_seconds if deadline_seconds is None else deadline_seconds
+        async with self._conversation(False, seconds), asyncio.timeout(seconds):
             self._send(_encode(request))
             self._querying = True
             left = await self._dump_header()

@@ -102,5 +102,8 @@ def test_callers_that_are_turned_away_are_counted_by_the_reason(cluster: Cluster
             body = stream.recv(preamble.body_length(header), socket.MSG_WAITALL)
         assert not preamble.decode_answer(body).accepted
 
-    found = metrics(cluster, 0)
-    assert found["ha_controller_db_connections_refused_total", "cluster"] == 3
+    def refused() -> float:
+        return metrics(cluster, 0).get(("ha_controller_db_connections_refused_total", "cluster"), 0)
+
+    # A caller has its answer a moment before it is counted.
+    cluster.wait(lambda: refused() == 3, "three of them to be counted")

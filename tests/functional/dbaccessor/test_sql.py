@@ -21,8 +21,8 @@ def under_way(cluster: Cluster) -> int:
     """How many requests to the database t the controller has under way."""
     code, text = confsocket.request(cluster.state_dir(0) / confsocket.CONTROL, "GET", "/metrics", b"", 10)
     assert code == 200
-    (line,) = (x for x in text.decode().splitlines() if x.startswith('juju_db_requests_total{namespace="t"}'))
-    return int(float(line.split()[1]))
+    lines = [x for x in text.decode().splitlines() if x.startswith('juju_db_requests_total{namespace="t"}')]
+    return int(float(lines[0].split()[1])) if lines else 0
 
 
 class Terminal:

@@ -208,6 +208,18 @@ def test_closing_tells_everybody_what_is_known():
     hold(play)
 
 
+def test_closing_in_the_moment_of_the_first_request_leaves_nobody_waiting():
+    async def play(node: SqliteNode, committer: GroupCommit) -> None:
+        waits = asyncio.create_task(committer.submit("k", "h", 0))
+        await asyncio.sleep(0)  # The request is there, and whoever is to carry it out has not begun.
+        committer.close()
+        async with asyncio.timeout(5):
+            with pytest.raises(errors.NotReady, match="closed"):
+                await waits
+
+    hold(play)
+
+
 def test_an_upsert_to_the_same_value_is_answered_too():
     async def play(node: SqliteNode, committer: GroupCommit) -> None:
         assert await committer.submit("k", "v") == ("v",)

@@ -229,3 +229,21 @@ def test_an_empty_part_that_is_not_the_last_is_the_defect_of_long_names():
         assert not connection.usable
 
     hold(play, always(rows(done=False)))
+
+
+def test_the_deadline_of_a_dump_counts_whoever_takes_it_as_well():
+    size = 1 << 20
+    file = words(1) + text("x.db") + words(size) + bytes(size)
+
+    async def play(node: FakeNode, connection: Connection) -> None:
+        async def stuck(part: bytes) -> None:
+            await asyncio.Event().wait()
+
+        async def begin(size: int) -> None:
+            pass
+
+        async with asyncio.timeout(10):
+            with pytest.raises(errors.NotReady):
+                await connection.dump("x.db", begin, stuck, deadline_seconds=0.1)
+
+    hold(play, always(message(9, file)))
