@@ -60,6 +60,24 @@ def refused(code: int, answer: bytes) -> NoReturn:
             fail(statusview.REFUSED, f"controllerd answered {code}: {reason_of(answer)}")
 
 
+def post_twice(state_dir: Path, target: str, document: dict[str, Any], timeout_seconds: float) -> bytes:
+    """Return the body of controllerd's answer; asked once more when it is in doubt whether it was done.
+
+    For requests that may be repeated. Ends the program with the reason where it is refused.
+    """
+    body = msgspec.json.encode(document)
+    path = state_dir / confsocket.CONTROL
+    try:
+        status, answer = confsocket.request(path, "POST", target, body, timeout_seconds)
+        if status == 409:
+            status, answer = confsocket.request(path, "POST", target, body, timeout_seconds)
+    except (confsocket.NoSocket, confsocket.SocketTimeout) as error:
+        unreachable(path, error)
+    if status != 200:
+        refused(status, answer)
+    return answer
+
+
 def reason_of(answer: bytes) -> str:
     """Return the sentence in a refusal: the reason of a JSON one, else its text."""
     try:

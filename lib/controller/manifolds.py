@@ -35,6 +35,7 @@ from controller.controllerconfig import ControllerConfig
 from controller.engine import Getter, Manifold, Manifolds, Missing, Worker, offer
 from controller.leases import Key, Manager
 from controller.leases import store as leasestore
+from controller.leases import timing as leasetiming
 from controller.leases.secretary import SINGULAR_CONTROLLER
 from controller.leases.store import LeaseStore
 from controller.models import manifolds as modelmanifolds
@@ -119,6 +120,7 @@ def _lease_manager(get: Getter) -> Manager:
         LeaseStore(databases.database(leasestore.DATABASE)),
         databases.identity.controller_id,
         lambda: databases.epoch,
+        timing=leasetiming.for_latency(databases.network_latency_ms),
         prepare=lambda: databases.create(leasestore.DATABASE, leasestore.patches()),
     )
 

@@ -120,6 +120,11 @@ class Databases:
         return identity
 
     @property
+    def network_latency_ms(self) -> int:
+        """The latency setting, which every duration is scaled by."""
+        return self._worker.network_latency_ms
+
+    @property
     def epoch(self) -> Epoch | None:
         """The cluster's epoch, now; None while this node is in none."""
         return self._worker.epoch

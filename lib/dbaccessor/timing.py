@@ -8,6 +8,9 @@ checked when the table is built.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Final
+
+LATENCY_DEFAULT_MS: Final = 10
 
 
 @dataclass(frozen=True)

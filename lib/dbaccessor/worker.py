@@ -61,7 +61,7 @@ class Worker:
         self._loop = asyncio.get_running_loop()
         self._store = Store(state_dir)
         self._reader = ConfReader(state_dir / FILE_NAME)
-        first = timing.for_latency(10)
+        first = timing.for_latency(timing.LATENCY_DEFAULT_MS)
         self._wake = asyncio.Event()
         self.metrics = Metrics()
         self._presence = Presence(
@@ -114,6 +114,12 @@ class Worker:
     def new_database(self, name: str, gate: Gate | None = None) -> Database:
         """Return a handle of its own, with its own queues; the caller closes it. `gate`: see Pool."""
         return Database(self._connector, name, self._confirmer, gate).measure(self.metrics.namespace(name))
+
+    @property
+    def network_latency_ms(self) -> int:
+        """The latency setting of the configuration in force; the default while there is none."""
+        conf = self._reader.conf
+        return timing.LATENCY_DEFAULT_MS if conf is None else conf.network_latency_ms
 
     @property
     def epoch(self) -> Epoch | None:

@@ -13,7 +13,6 @@ from controller.asking import Format, FormatOption
 from controller.columns import columns
 from controller.models.model import CONTROLLER, new_uuid
 from controller.workers.machinemessages import Answer, Shown
-from dbaccessor import confsocket
 
 # What the answer of a daemon may take: it waits for the leader itself, up to 20 s.
 _PATIENCE_SECONDS = 25.0
@@ -75,7 +74,7 @@ def enrol_machine(
     Examples:
       (umask 077; hactl enrol-machine 3 > agent.conf)
     """
-    body = _post(context.obj, "/machines/enrol", {"number": number, "model": model})
+    body = asking.post_twice(context.obj, "/machines/enrol", {"number": number, "model": model}, _PATIENCE_SECONDS)
     typer.echo(msgspec.json.decode(body, type=dict[str, str])["agent-conf"], nl=False)
 
 
@@ -103,7 +102,7 @@ def controller_config(
     """
     key, sets, value = setting.partition("=")
     if sets:
-        _post(context.obj, "/controller-config", {"key": key, "value": value})
+        asking.post_twice(context.obj, "/controller-config", {"key": key, "value": value}, _PATIENCE_SECONDS)
         found = {key: value}
     else:
         body = asking.ask(context.obj, "GET", "/controller-config", b"", _PATIENCE_SECONDS)
@@ -121,22 +120,7 @@ def controller_config(
 
 
 def _ask(state_dir: Path, target: str, document: dict[str, Any]) -> tuple[Shown, ...]:
-    return msgspec.json.decode(_post(state_dir, target, document), type=Answer).machines
-
-
-def _post(state_dir: Path, target: str, document: dict[str, Any]) -> bytes:
-    """Ask, and once more when it is in doubt whether it was done: these requests may be repeated."""
-    body = msgspec.json.encode(document)
-    path = state_dir / confsocket.CONTROL
-    try:
-        status, answer = confsocket.request(path, "POST", target, body, _PATIENCE_SECONDS)
-        if status == 409:
-            status, answer = confsocket.request(path, "POST", target, body, _PATIENCE_SECONDS)
-    except (confsocket.NoSocket, confsocket.SocketTimeout) as error:
-        asking.unreachable(path, error)
-    if status != 200:
-        asking.refused(status, answer)
-    return answer
+    return msgspec.json.decode(asking.post_twice(state_dir, target, document, _PATIENCE_SECONDS), type=Answer).machines
 
 
 def _tell(model: str, found: tuple[Shown, ...], format: Format, done: str) -> None:

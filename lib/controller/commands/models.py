@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import msgspec
 import typer
@@ -13,7 +13,6 @@ from controller import asking, statusview
 from controller.asking import Format, FormatOption
 from controller.columns import columns
 from controller.models.model import Model, new_uuid
-from dbaccessor import confsocket
 
 # What the answer of a daemon may take: it waits for the leader itself, up to 20 s.
 _PATIENCE_SECONDS = 25.0
@@ -48,7 +47,7 @@ def add_model(
     """
     # The uuid is chosen here, so that asking again after an answer that did not come means the same model.
     body = {"name": name, "uuid": new_uuid()}
-    model = msgspec.json.decode(_ask_twice(context.obj, "/models/add", body), type=Model)
+    model = msgspec.json.decode(asking.post_twice(context.obj, "/models/add", body, _PATIENCE_SECONDS), type=Model)
     _tell(model, format, f"model {model.name} is there ({model.uuid})")
 
 
@@ -69,7 +68,9 @@ def destroy_model(
     """
     if not yes and not typer.confirm(f"Destroy the model {model} with all that is in it?", err=True):
         asking.fail(statusview.REFUSED, "nothing was changed")
-    dying = msgspec.json.decode(_ask_twice(context.obj, "/models/destroy", {"model": model}), type=Model)
+    dying = msgspec.json.decode(
+        asking.post_twice(context.obj, "/models/destroy", {"model": model}, _PATIENCE_SECONDS), type=Model
+    )
     if not wait:
         _tell(dying, format, f"model {dying.name} is being destroyed")
         return
@@ -84,21 +85,6 @@ def destroy_model(
 
 def _models(state_dir: Path) -> tuple[Model, ...]:
     return msgspec.json.decode(asking.ask(state_dir, "GET", "/models", b"", _PATIENCE_SECONDS), type=_Models).models
-
-
-def _ask_twice(state_dir: Path, target: str, document: dict[str, Any]) -> bytes:
-    """Ask, and once more when it is in doubt whether it was done: these requests may be repeated."""
-    body = msgspec.json.encode(document)
-    path = state_dir / confsocket.CONTROL
-    try:
-        status, answer = confsocket.request(path, "POST", target, body, _PATIENCE_SECONDS)
-        if status == 409:
-            status, answer = confsocket.request(path, "POST", target, body, _PATIENCE_SECONDS)
-    except (confsocket.NoSocket, confsocket.SocketTimeout) as error:
-        asking.unreachable(path, error)
-    if status != 200:
-        asking.refused(status, answer)
-    return answer
 
 
 def _tell(model: Model, format: Format, sentence: str) -> None:
