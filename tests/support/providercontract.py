@@ -11,9 +11,10 @@ import uuid
 from collections.abc import Awaitable, Callable
 
 from controller.workers.localprovider import LocalProvider
-from controller.workers.provider import Gone, Instance, Provider, Refused, Spec
+from controller.workers.provider import Gone, Instance, Provider, Refused, Spec, TryAgain
 
 SPEC = Spec("machine-1")
+_TRIES = 3
 # Gives a provider whose instances have this tag.
 Maker = Callable[[str], Provider]
 
@@ -123,9 +124,21 @@ async def refusal(work: Awaitable[object]) -> type:
     return type(await outcome(work))
 
 
+class Patient(LocalProvider):
+    """Asks again where it is told to, as everybody who starts machines has to: a host may fail to boot."""
+
+    async def start(self, uuid: str, spec: Spec) -> Instance:
+        for _ in range(_TRIES - 1):
+            try:
+                return await super().start(uuid, spec)
+            except TryAgain as error:
+                print(error, file=sys.stderr, flush=True)
+        return await super().start(uuid, spec)
+
+
 async def _main(url: str) -> None:
     for check in CHECKS:
-        await check(lambda tag: LocalProvider(url, {"model": tag}, "the contract"))
+        await check(lambda tag: Patient(url, {"model": tag}, "the contract"))
         print(check.__name__, flush=True)
 
 
