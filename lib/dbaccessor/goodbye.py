@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import random
 from collections.abc import Callable
 
 from dbaccessor import dial, errors
+from dbaccessor.dqlite.connection import Role
 from dbaccessor.identity import Identity
 from dbaccessor.localnode import LocalNode
 from dbaccessor.outlook import Outlook
@@ -69,14 +71,17 @@ async def _other_leader(identity: Identity, local: LocalNode, outlook: Callable[
 
 
 async def hand_leadership_over(identity: Identity, local: LocalNode, outlook: Outlook) -> None:
-    """Transfer leadership to a voter that answers, if there is one. Raises DbAccessorError, OSError."""
+    """Transfer leadership to a voter that answers, if there is one. Raises DbAccessorError, OSError.
+
+    To any of them, by chance: two that leave at the same time would otherwise give it to each other for ever.
+    """
     connection = await local.connect(1.0)
     try:
-        for member in await connection.cluster():
-            voter = str(member.role) == "voter" and member.dqlite_id != identity.dqlite_id
-            if voter and member.dqlite_id in outlook.alive:
-                log.info("handing leadership to %s", member.name)
-                await connection.transfer(member.dqlite_id)
-                return
+        heirs = [m for m in await connection.cluster() if m.role is Role.VOTER and m.dqlite_id != identity.dqlite_id]
+        heirs = [m for m in heirs if m.dqlite_id in outlook.alive]
+        if heirs:
+            heir = random.choice(heirs)
+            log.info("handing leadership to %s", heir.name)
+            await connection.transfer(heir.dqlite_id)
     finally:
         connection.close()
