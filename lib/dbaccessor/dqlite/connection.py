@@ -8,6 +8,7 @@ caller learns is NotReady where the request could not have changed anything, Ind
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
 import re
 from collections import deque
@@ -127,8 +128,10 @@ class Connection:
         if self._querying:
             farewell.leave(self._writer)
         else:
-            # Not close(): that one waits for unsent bytes, for ever if the other side is frozen.
-            self._writer.transport.abort()
+            # Not close(): that one waits for unsent bytes, for ever if the other side is frozen. A transport that has
+            # closed itself, with something left to send, has no loop any more: Python 3.11's abort stumbles over that.
+            with contextlib.suppress(AttributeError):
+                self._writer.transport.abort()
 
     async def __aenter__(self) -> Connection:
         return self
