@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import secrets
 import shutil
+import signal
 from collections import deque
 from dataclasses import dataclass, field
 
@@ -28,6 +30,8 @@ class Job:
 
 
 _MOST_JOBS = 100
+# What is killed along with its host ends a moment before the host is known to be gone.
+_GOING_DOWN_SECONDS = 0.5
 
 
 class Agent:
@@ -219,6 +223,12 @@ class Agent:
             self._context = None
         if code is None:
             return f"it took longer than {timeout_seconds:.0f} s and was killed"
+        if code == -signal.SIGKILL:
+            # Perhaps not by somebody, but with the whole host: then this is about to be cancelled, and until then
+            # nothing else must be tried on it.
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_GOING_DOWN_SECONDS):
+                    await asyncio.Event().wait()
         if code:
             return f"exit status {code}" if code > 0 else f"killed by signal {-code}"
         return None

@@ -90,10 +90,11 @@ class Home:
 
     def is_locked(self) -> bool:
         """Whether a watcher holds this home now."""
-        if not (self.path / _MARK).exists():
-            return False
-        with self.lock() as free:
-            return not free
+        try:
+            with self.lock() as free:
+                return not free
+        except FileNotFoundError:
+            return False  # There is no home, or a watcher that ends is removing it at this moment.
 
     def write_run(self, run: Run) -> None:
         temporary = self.path / "run.json.new"
