@@ -25,7 +25,7 @@ import msgspec
 
 from dbaccessor import confirm, errors, retry, statements
 from dbaccessor.confirm import Confirmer
-from dbaccessor.dqlite.connection import Connection, Rows, Value
+from dbaccessor.dqlite.connection import Connection, Value
 from dbaccessor.pool import Pool
 
 Given = int | str | None
@@ -192,7 +192,7 @@ class GroupCommit:
         try:
             with self._connections.measured.request() as measured:
                 measured.attempt()
-                rows = await self._write(requests)
+                written, rows = await self._write(requests)
                 measured.answered()
         except errors.Indefinite as error:
             for request in requests:
@@ -208,8 +208,8 @@ class GroupCommit:
             await self._commit_part(requests[:half])
             await self._commit_part(requests[half:])
         else:
-            found = {row[0]: row[1:] for row in rows.rows}
-            for ordinal, request in enumerate(requests):
+            found = {row[0]: row[1:] for row in rows}
+            for ordinal, request in enumerate(written):
                 if not request.outcome.done():
                     request.outcome.set_result(found.get(ordinal))
 
@@ -218,10 +218,16 @@ class GroupCommit:
         if left:
             await self._commit(left)
 
-    async def _write(self, requests: Sequence[_Request]) -> Rows:
+    async def _write(self, requests: Sequence[_Request]) -> tuple[Sequence[_Request], Sequence[tuple[Value, ...]]]:
+        """Return what was written, which is less than `requests` if some gave up meanwhile, and what `ask` says."""
         deadline = max(request.deadline for request in requests)
         connection = await self._connections.take(deadline)
         try:
+            # To find the leader may have taken long. Whose deadline passed was told that nothing was done, and may
+            # have done something else since: it must stay undone.
+            requests = [request for request in requests if not request.outcome.done()]
+            if not requests:
+                return (), ()
             for request in requests:
                 request.sent = True
             result, rows = await connection.group(
@@ -237,7 +243,7 @@ class GroupCommit:
                     if not result.rows_affected:
                         raise
                     raise errors.Indefinite(f"committed by a leader that is not confirmed: {error}") from error
-            return rows
+            return requests, rows.rows
         except errors.Refused:
             await self._confirm(connection, deadline)  # A constraint that old data broke is no verdict.
             raise

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from dbaccessor import errors, groupcommit
 from dbaccessor.database import Database
 from dbaccessor.groupcommit import Batch, GroupCommit
-from sqlitenode import SqliteNode, Trouble
+from sqlitenode import SqliteConnection, SqliteNode, Trouble
 
 SCHEMA = (
     "CREATE TABLE lease (name TEXT NOT NULL PRIMARY KEY, holder TEXT NOT NULL CHECK (holder <> 'bad'),"
@@ -189,6 +189,29 @@ def test_the_deadline_is_not_ready_while_nothing_was_sent_and_indefinite_once_it
             await committer.submit("k", "h", 0, deadline_seconds=0.1)
 
     hold(play)
+
+
+@pytest.mark.parametrize("others", [(), ("b", "c")])
+def test_who_was_told_that_nothing_was_done_is_not_written_once_a_leader_is_found(others: tuple[str, ...]):
+    async def play(node: SqliteNode, committer: GroupCommit) -> None:
+        elected, to_leader = asyncio.Event(), node.to_leader
+
+        async def later(*, deadline: float) -> SqliteConnection:
+            await elected.wait()
+            return await to_leader(deadline=deadline)
+
+        node.to_leader = later  # type: ignore[method-assign]
+        hasty = asyncio.create_task(committer.submit("a", "of a", deadline_seconds=0.05))
+        patient = [asyncio.create_task(committer.submit(name, f"of {name}", deadline_seconds=60)) for name in others]
+        with pytest.raises(errors.NotReady):
+            await hasty
+        elected.set()
+        # The others of its batch get their own outcomes, although it is missing there.
+        assert await asyncio.gather(*patient) == [(f"of {name}",) for name in others]
+        assert await committer.submit("d", "of d") == ("of d",)
+        assert set(table(node)) == {*others, "d"}
+
+    hold(play, KEYED)
 
 
 def test_closing_tells_everybody_what_is_known():
