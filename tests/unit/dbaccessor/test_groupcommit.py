@@ -214,6 +214,26 @@ def test_who_was_told_that_nothing_was_done_is_not_written_once_a_leader_is_foun
     hold(play, KEYED)
 
 
+def test_the_rest_of_a_refused_batch_is_not_done_until_its_turn_comes():
+    async def play(node: SqliteNode, committer: GroupCommit) -> None:
+        again = asyncio.Event()
+
+        def stop_at_the_second() -> None:
+            if len(node.batches) == 2:
+                node.hangs = True
+                again.set()
+
+        node.before_batch = stop_at_the_second
+        both = [asyncio.create_task(committer.submit(name, "bad")) for name in ("a", "b")]
+        await again.wait()
+        # The batch of both was refused; its first half is under way again, and the second waits for it.
+        committer.close()
+        said = await asyncio.gather(*both, return_exceptions=True)
+        assert [type(outcome) for outcome in said] == [errors.Indefinite, errors.NotReady]
+
+    hold(play, KEYED)
+
+
 def test_closing_tells_everybody_what_is_known():
     async def play(node: SqliteNode, committer: GroupCommit) -> None:
         sent = asyncio.create_task(committer.submit("k", "h", 0))
