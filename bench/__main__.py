@@ -6,6 +6,7 @@ import json
 import os
 import platform
 import signal
+import statistics
 import tempfile
 import time
 from collections.abc import Callable, Mapping
@@ -105,7 +106,11 @@ class Bench:
             for load in loads:
                 clients, ceiling = etcd.LOADS[load]
                 name = f"etcd puts, {clients} clients (at most {ceiling}), per s"
-                self.note(name, members.puts_per_second(load))
+                try:
+                    self.note(name, members.puts_per_second(load))
+                except BenchError as error:
+                    # A load that is too much for three members on so few cores says nothing about the others.
+                    self.skipped[f"etcd, {clients} clients"] = str(error)
 
     def _settle(self, cluster: Cluster, asked: int) -> None:
         deadline = time.monotonic() + 60
@@ -116,11 +121,11 @@ class Bench:
 
     def document(self, latency: str) -> dict[str, Any]:
         compared = {}
-        for ours, theirs in (("64", "500"), ("256", "1000")):
+        for ours in ("64", "256"):
             mine = self._named(f"group commit, {ours} callers", "per s")
-            other = self._named(f"etcd puts, {theirs} clients", "per s")
+            other = self._best_of_etcd()
             if mine and other:
-                compared[f"group commit at {ours} / etcd's puts"] = ratio(mine, other)
+                compared[f"group commit at {ours} / etcd's puts at its best"] = ratio(mine, other)
         clear, under_tls = (
             self._named("single writer in clear", "per s"),
             self._named("single writer under TLS", "per s"),
@@ -138,6 +143,11 @@ class Bench:
             "ratios": compared,
             "skipped": self.skipped,
         }
+
+    def _best_of_etcd(self) -> list[float]:
+        """Return the rounds of the load under which etcd did most."""
+        loads = [values for name, values in self.values.items() if name.startswith("etcd puts")]
+        return max(loads, key=statistics.median, default=[])
 
     def _named(self, start: str, end: str = "") -> list[float]:
         return next((v for name, v in self.values.items() if name.startswith(start) and name.endswith(end)), [])
@@ -167,14 +177,18 @@ def main(
                 bench.ours(cluster)
                 bench.frozen(cluster, 5 if quick else 25)
                 bench.failover(cluster, 2 if quick else 8)
-            bench.theirs(folder, ["l"] if quick else ["l", "xl"])
+            bench.theirs(folder, ["l"] if quick else ["l", "xl", "l"])
+        problem = ""
     except BenchError as error:
-        console.print(f"bench: {error}")
-        raise typer.Exit(1) from None
+        problem = str(error)
+    # What was measured before something failed was measured all the same.
     document = bench.document(load)
     if json_file is not None:
         json_file.write_text(json.dumps(document, indent=2) + "\n")
     _show(console, document)
+    if problem:
+        console.print(f"bench: {problem}")
+        raise typer.Exit(1)
 
 
 def _show(console: Console, document: Mapping[str, Any]) -> None:

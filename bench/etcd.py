@@ -68,7 +68,8 @@ class Etcd:
         said = done.stdout + done.stderr
         found = re.search(r"Throughput (?:is|too low:) (\d+) writes/s", said)
         if found is None:
-            raise BenchError(f"etcdctl said nothing of its throughput: {said[-500:]}")
+            *_, last = said.strip().splitlines() or ["nothing"]
+            raise BenchError(f"etcdctl gives no throughput; it says: {last}")
         return float(found[1])
 
     def _ctl(self, *words: str) -> subprocess.CompletedProcess[str]:
