@@ -97,6 +97,9 @@ class Supervisor:
                     hard = resource.getrlimit(kind)[1]
                     value = value if hard == resource.RLIM_INFINITY or 0 <= value <= hard else hard
                     resource.setrlimit(kind, (value, value))
+            if spec.nice is not None:
+                with contextlib.suppress(PermissionError):  # As systemd does where it is not allowed to.
+                    os.setpriority(os.PRIO_PROCESS, 0, spec.nice)
 
         try:
             process = subprocess.Popen(

@@ -50,6 +50,7 @@ class Service:
     environment_files: tuple[tuple[str, bool], ...] = ()  # (path, may be missing)
     limits: Mapping[str, int] = field(default_factory=dict)
     umask: int = 0o022
+    nice: int | None = None
     user: str = ""
     state_folders: tuple[str, ...] = ()
     run_folders: tuple[str, ...] = ()
@@ -125,6 +126,7 @@ def parse(name: str, text: str) -> Service:
         environment_files=tuple((v.lstrip("-"), v.startswith("-")) for v in every("EnvironmentFile")),
         limits=_limits(entries),
         umask=int(last("Service", "UMask", "0022"), 8),
+        nice=_nice(last("Service", "Nice")),
         user=last("Service", "User"),
         state_folders=tuple(w for v in every("StateDirectory") for w in v.split()),
         run_folders=tuple(w for v in every("RuntimeDirectory") for w in v.split()),
@@ -202,6 +204,14 @@ def _limits(entries: list[tuple[str, str, str]]) -> dict[str, int]:
             first = value.partition(":")[0]
             limits["RLIMIT_" + key.removeprefix("Limit")] = -1 if first == "infinity" else int(first)
     return limits
+
+
+def _nice(text: str) -> int | None:
+    if not text:
+        return None
+    if not re.fullmatch(r"[+-]?\d+", text) or not -20 <= int(text) <= 19:
+        raise BadUnitFile(f"Nice={text} is not a whole number from -20 to 19")
+    return int(text)
 
 
 def _truth(text: str) -> bool:

@@ -64,10 +64,13 @@ def test_services_are_supervised_as_systemd_does(run):
 
     # TimeoutStopSec: a process that will not go is killed, with all it started.
     stubborn = (
-        "[Service]\nExecStart=/bin/bash -c \"trap '' TERM; sleep 4712 & wait; wait; sleep 4712\"\nTimeoutStopSec=1\n"
+        "[Service]\nExecStart=/bin/bash -c \"trap '' TERM; sleep 4712 & wait; wait; sleep 4712\"\n"
+        "TimeoutStopSec=1\nNice=-3\n"
     )
     (run.disk(0) / "etc/systemd/system/stubborn.service").write_text(stubborn)
     assert ask("start", "stubborn").returncode == 0
+    pid = ask("show", "stubborn", "-p", "MainPID", "--value").stdout.strip()
+    assert run.exec(0, "ps", "-o", "ni=", "-p", pid).strip() == "-3"
     assert ask("stop", "stubborn").returncode == 0
     assert "4712" not in run.exec(0, "ps", "axo", "args")
 

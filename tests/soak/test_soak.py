@@ -22,11 +22,12 @@ SECONDS = float(os.environ.get("HA_CONTROLLER_SOAK_SECONDS", "600"))
 # the default; the lower it is, the sooner a fail-over, and the sooner a stall is taken for a death.
 LATENCY_MS = os.environ.get("HA_CONTROLLER_SOAK_LATENCY_MS")
 _LOOK_SECONDS = 0.25
+_SERVICE = Path(__file__).parents[2] / "src" / "templates" / "ha-controller.service.j2"
 
 
 @contextlib.contextmanager
 def busy_cores() -> Iterator[None]:
-    """One process for each core that never rests, at the priority of everybody else."""
+    """One process for each core that never rests, at the priority that programs have unless they say otherwise."""
     count = os.cpu_count() or 1
     spinning = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(count)]
     try:
@@ -37,12 +38,19 @@ def busy_cores() -> Iterator[None]:
             process.wait()
 
 
+def service_nice() -> str:
+    """Return the priority that the charm's service gives controllerd."""
+    (line,) = (line for line in _SERVICE.read_text().splitlines() if line.startswith("Nice="))
+    return line.removeprefix("Nice=")
+
+
 @pytest.mark.timeout(SECONDS + 300)
 def test_busy_cores_alone_change_no_leader_and_demote_nobody(tmp_path: Path):
     seen: list[tuple[float, Any, Any]] = []
     with Cluster(tmp_path, block=67) as cluster, Clients(tmp_path / "history", 0) as clients:
         if LATENCY_MS is not None:
             cluster.settings = {"network-latency-ms": int(LATENCY_MS)}
+        cluster.before = ["nice", "-n", service_nice()]
         cluster.form(3)
         # Each hears of a new role in its own time.
         cluster.wait(

@@ -49,6 +49,8 @@ class Cluster:
         # What is started, and where its modules are found.
         self.program = ["-m", "controller.daemon"]
         self.paths = [LIB]
+        # A command that the program is run by, as `nice -n 5`.
+        self.before: list[str] = []
 
     def __enter__(self) -> Cluster:
         return self
@@ -122,7 +124,7 @@ class Cluster:
             self.state_dir(n).mkdir(mode=0o700, parents=True, exist_ok=True)
             with (self.root / f"{n}.log").open("ab") as log:
                 self._processes[n] = subprocess.Popen(
-                    [*_dies_with_us(), sys.executable, *program, "--state-dir", str(self.state_dir(n))],
+                    [*_dies_with_us(), *self.before, sys.executable, *program, "--state-dir", str(self.state_dir(n))],
                     stderr=log,
                     env={**os.environ, "PYTHONPATH": os.pathsep.join(map(str, self.paths))},
                 )

@@ -58,6 +58,14 @@ def test_the_service_has_time_to_hand_over_and_only_its_main_process_is_asked_to
     assert int(parsed["Service"]["LimitNOFILE"]) >= 65536
 
 
+def test_heartbeats_come_before_other_work_on_the_machine(machine: Machine):
+    workload.install(machine.charm_dir, UNIT)
+
+    parsed = service(machine)
+    assert int(parsed["Service"]["Nice"]) < 0
+    assert int(parsed["Service"]["CPUWeight"]) > 100
+
+
 def test_controllerd_can_ask_for_a_hook(machine: Machine):
     workload.install(machine.charm_dir, UNIT)
 

@@ -80,6 +80,7 @@ RestartSec=1min 500ms
 TimeoutStopSec=infinity
 LimitNOFILE=65536:70000
 LimitCORE=infinity
+Nice=-5
 [Install]
 WantedBy=multi-user.target
 """
@@ -98,6 +99,7 @@ def test_a_service_file_is_read_as_systemd_reads_it():
     ]
     assert (service.restart, service.restart_seconds, service.stop_seconds) == ("on-failure", 60.5, float("inf"))
     assert service.limits == {"RLIMIT_NOFILE": 65536, "RLIMIT_CORE": -1}
+    assert (service.nice, unitfile.parse("x.service", "[Service]\nExecStart=/x\n").nice) == (-5, None)
     assert service.wanted_by == ("multi-user.target",)
 
 
@@ -108,6 +110,8 @@ def test_a_service_file_is_read_as_systemd_reads_it():
         "[Service]\nExecStart=relative\n",
         "[Service]\nType=forking\nExecStart=/x\n",
         "[S]\nx\n",
+        "[Service]\nExecStart=/x\nNice=-21\n",
+        "[Service]\nExecStart=/x\nNice=first\n",
     ],
 )
 def test_a_service_that_cannot_be_run_is_refused(text):
