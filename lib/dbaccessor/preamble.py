@@ -80,6 +80,7 @@ class Answer(msgspec.Struct, frozen=True, rename="kebab", kw_only=True):
     `members` is what its own log says; a spare gets no log and answers an empty one.
     `ailing` says what keeps a node that runs from doing its part ("": nothing).
     `last_term` and `last_index` tell where its log ends, once it has been without a leader for the hold; else 0.
+    `empty`: it has been so for the hold, has no vote, and its log holds no entry at all, as that of a spare.
     """
 
     accepted: bool
@@ -98,6 +99,7 @@ class Answer(msgspec.Struct, frozen=True, rename="kebab", kw_only=True):
     members: tuple[MemberFact, ...] = ()
     last_term: int = 0
     last_index: int = 0
+    empty: bool = False
     ailing: str = ""
 
 

@@ -48,6 +48,7 @@ class Sight:
         self._executor = executor
         self._accounts = accounts
         self._last = nodedir.NO_ENTRY
+        self._empty = False
         self._removed_since: float | None = None
 
     @property
@@ -77,6 +78,8 @@ class Sight:
         # Reading segments is not for every tick: where the log ends matters only when nobody leads.
         leaderless = self._own.silent_seconds >= self._executor.timing.hold_seconds
         self._last = nodedir.last_entry_on_disk(self._store.data_dir) if leaderless else nodedir.NO_ENTRY
+        # A voter whose files were deleted under it would be taken for one that has acknowledged nothing.
+        self._empty = leaderless and self._last == nodedir.NO_ENTRY and outlook.own_role != "voter"
         self.tell()
         return outlook
 
@@ -84,7 +87,9 @@ class Sight:
         """Answer whoever asks who this is with what is so now."""
         running = self._own.running
         leader = self.outlook().leader if running else ""
-        self._presence.tell(running=running, leader=leader, last=self._last, ailing=self.disk.problem)
+        self._presence.tell(
+            running=running, leader=leader, last=self._last, empty=self._empty, ailing=self.disk.problem
+        )
 
     def outlook(self) -> Outlook:
         """Return what the cluster looks like, by the answers that are there."""
@@ -127,6 +132,7 @@ class Sight:
             members=tuple(sorted(known)),
             heard_epoch=self._presence.heard_epoch,
             recorded_generation=members.recorded,
+            recorded_by=members.recorded_by,
             peers_asked=self._peers.asked(self._presence.targets()),
             hold_seconds=self._executor.timing.hold_seconds,
         )
