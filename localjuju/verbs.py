@@ -293,4 +293,7 @@ class Verbs:
                 doing[unit.name] = unit.agent.message or unit.agent.current
             elif hook is not None:
                 doing[unit.name] = f"{hook.name} is next"
+            elif unit.dying:
+                # It has no hook left, but if it leads, leader-elected comes elsewhere once it is gone.
+                doing[unit.name] = "is being removed"
         return doing

@@ -62,7 +62,7 @@ class Peer:
 
     `silent_seconds` is how long it has been unreachable without a break; None means that it was never asked, which
     is not silence. `holds_data` is None while it does not answer. `last` is where its log ends, unknown (index 0) while
-    it has a leader.
+    it has a leader. `empty`: its node has no vote and not one entry, as one that joins and was not added, or a spare.
     """
 
     controller_id: str
@@ -75,6 +75,7 @@ class Peer:
     superseded: Epoch | None = None
     running: bool = False
     last: LastEntry = NO_ENTRY
+    empty: bool = False
 
 
 @dataclass(frozen=True)
@@ -93,6 +94,8 @@ class View:
     heard_epoch: Epoch | None = None
     # The highest generation that another member recorded when it joined.
     recorded_generation: int = 0
+    # The controllers that recorded it, () where that is not known.
+    recorded_by: tuple[str, ...] = ()
     # Whether every known member was asked at least once since this process started.
     peers_asked: bool = True
     hold_seconds: float = 3.0
@@ -381,12 +384,16 @@ def _configuration_names_others(view: View, conf: ControllerConf, since: str) ->
     if holders:
         silent = [i for i in holders if i not in peers or not peers[i].answers]
         answering = _list([i for i in holders if i not in silent]) or "none"
-        return Wait(
-            "leader",
-            f"{since}: no quorum; of the other members {answering} answers",
-            f"revive controller {_list(silent or holders)}, or remove the units that are gone for good",
-        )
-    if conf.generation <= view.recorded_generation:
+        remedy = f"revive controller {_list(silent)}, or remove the units that are gone for good"
+        if not silent:
+            # All that are named are there, and hold data: who is missing is not named any more.
+            gone = [p.controller_id for p in view.peers if not p.answers]
+            revive = f"revive controller {_list(gone)}, or " if gone else ""
+            remedy = f"{revive}choose the unit to go on with and use its action rebuild-cluster"
+        return Wait("leader", f"{since}: no quorum; of the other members {answering} answers", remedy)
+    if conf.generation < view.recorded_generation or (
+        conf.generation == view.recorded_generation and not _names_all(conf, view.recorded_by)
+    ):
         return Wait(
             "leader",
             f"{since}; the configuration (generation {conf.generation}) is not newer than the last join"
@@ -394,6 +401,11 @@ def _configuration_names_others(view: View, conf: ControllerConf, since: str) ->
             "wait for the charm to publish a newer one",
         )
     return None
+
+
+def _names_all(conf: ControllerConf, joined: tuple[str, ...]) -> bool:
+    """Whether those who joined by this very generation are named by it, so that they have been asked for their data."""
+    return bool(joined) and set(joined) <= set(conf.others)
 
 
 def _somebody_may_live(view: View, others: tuple[str, ...], since: str) -> Wait | None:
@@ -433,7 +445,8 @@ def _behind(conf: ControllerConf, running: Running) -> str | None:
 
 
 def _surely_without_data(peer: Peer | None) -> bool:
-    return peer is not None and peer.answers and peer.holds_data is False
+    """A node without an entry has acknowledged none; that of the new epoch it hears of makes it join anew."""
+    return peer is not None and peer.answers and (peer.holds_data is False or (peer.same_cluster and peer.empty))
 
 
 def _no_address(conf: ControllerConf) -> Wait:

@@ -14,6 +14,7 @@ import msgspec
 
 from dbaccessor import decide as policy
 from dbaccessor import errors, reconfigure, timing
+from dbaccessor.accounts import Accounts
 from dbaccessor.conf import ControllerConf
 from dbaccessor.dqlite import node as dqlite_node
 from dbaccessor.identity import Epoch, Identity, Store
@@ -22,7 +23,6 @@ from dbaccessor.peers import PeerWatch
 from dbaccessor.preamble import MembershipRequest
 from dbaccessor.presence import Presence
 from dbaccessor.registrar import Registrar
-from dbaccessor.report import Accounts
 from dbaccessor.timing import Timing
 
 log = logging.getLogger(__name__)

@@ -110,12 +110,14 @@ class Known(msgspec.Struct, frozen=True, rename="kebab"):
 class Members(msgspec.Struct, frozen=True, rename="kebab", kw_only=True):
     """Everybody, and the highest generation accepted (`generation`) and recorded by a joining member (`recorded`).
 
+    `recorded_by` are the controllers that recorded that generation, () where it is not known.
     `addresses` are the last ones known by controller id, from configurations that may be long gone. `held` names every
     cluster this controller ever gave up data or an identity of: it never founds one of these.
     """
 
     generation: int = 0
     recorded: int = 0
+    recorded_by: tuple[str, ...] = ()
     role: str = ""
     known: tuple[Known, ...] = ()
     addresses: dict[str, str] = {}

@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from dbaccessor import localnode
+from dbaccessor.accounts import Handover
 from dbaccessor.dqlite.node import Node
 from dbaccessor.identity import Identity
 from dbaccessor.localnode import LocalNode, Probe
-from dbaccessor.report import Handover
 
 log = logging.getLogger(__name__)
 

@@ -136,6 +136,7 @@ class PeerWatch:
             superseded=answer.superseded,
             running=answer.running,
             last=LastEntry(answer.last_term, answer.last_index),
+            empty=answer.empty and answer.last_index == 0,
         )
 
     async def _ask(self, controller_id: str, ip: str) -> None:

@@ -80,6 +80,7 @@ class Answer(msgspec.Struct, frozen=True, rename="kebab", kw_only=True):
     `members` is what its own log says; a spare gets no log and answers an empty one.
     `ailing` says what keeps a node that runs from doing its part ("": nothing).
     `last_term` and `last_index` tell where its log ends, once it has been without a leader for the hold; else 0.
+    `empty`: it has been so for the hold, has no vote, and its log holds no entry at all, as that of a spare.
     """
 
     accepted: bool
@@ -98,6 +99,7 @@ class Answer(msgspec.Struct, frozen=True, rename="kebab", kw_only=True):
     members: tuple[MemberFact, ...] = ()
     last_term: int = 0
     last_index: int = 0
+    empty: bool = False
     ailing: str = ""
 
 
@@ -160,7 +162,7 @@ def refusal(hello: Hello, own: Answer, peer: Peer | None = None, departed: Colle
         return f"this node is {own.name}, not {hello.target}"
     if not own.running:
         return "this node's database is not running"
-    return None if peer is None else _lost(hello, own, peer, departed)
+    return None if peer is None else lost(hello, own, peer, departed)
 
 
 def refusal_word(hello: Hello, own: Answer, peer: Peer | None = None) -> str:
@@ -200,9 +202,9 @@ def _false_claim(hello: Hello, peer: Peer) -> str | None:
     return None
 
 
-def _lost(hello: Hello, own: Answer, peer: Peer, departed: Collection[str]) -> str | None:
-    """Refuse whoever is gone for good. As long as raft counts it as a member it may speak: without it there might be
-    no quorum to remove it."""
+def lost(hello: Hello, own: Answer, peer: Peer, departed: Collection[str]) -> str | None:
+    """Say why whoever is gone for good is not to be served, or return None. As long as raft counts it as a member it
+    may speak: without it there might be no quorum to remove it."""
     if not peer.retired and peer.controller_id not in departed:
         return None
     member = hello.dqlite_id and any(m.dqlite_id == hello.dqlite_id for m in own.members)

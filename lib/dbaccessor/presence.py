@@ -75,7 +75,7 @@ class Presence:
         )
         self._update_caller()
 
-    def tell(self, *, running: bool, leader: str, last: LastEntry, ailing: str) -> None:
+    def tell(self, *, running: bool, leader: str, last: LastEntry, empty: bool, ailing: str) -> None:
         """Answer from now on with the present identity, and with this about the own node."""
         conf, identity = self._conf, self.identity
         facts = Answer(
@@ -96,6 +96,7 @@ class Presence:
                 superseded=identity.superseded,
                 last_term=last.term,
                 last_index=last.index,
+                empty=empty,
                 ailing=ailing,
             )
         self.proxy.facts = facts

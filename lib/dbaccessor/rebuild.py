@@ -64,7 +64,7 @@ def _is_behind(view: View, identity: Identity, holders: list[Peer]) -> str:
     mine = view.running.last
     same_epoch = [p for p in holders if p.epoch == identity.epoch and p.superseded is None and p.running]
     for peer in same_epoch:
-        if not peer.last.index:
+        if not peer.last.index and not peer.empty:
             return f"controller {peer.controller_id} has not told yet where its log ends; ask again in a few seconds"
     newest = max(same_epoch, key=lambda p: p.last, default=None)
     if newest is not None and newest.last > mine:

@@ -66,12 +66,15 @@ class Registrar:
         if not now:
             return
         # Those that left in order are forgotten, once the cluster itself does not know them any more.
-        recorded = [Known(r.controller_id, r.name, r.address) for r in rows if r.name not in now]
+        joining = [Known(r.controller_id, r.name, r.address) for r in rows if r.name not in now]
         earlier = [k for k in self.members.known if not k.dropped]
         everybody = {k.controller_id for k in (*left_behind, *now.values())}
-        unclear = [k for k in (*earlier, *recorded) if k.controller_id not in conf.departed]
+        unclear = [k for k in (*earlier, *joining) if k.controller_id not in conf.departed]
+        others = [r for r in rows if r.controller_id != identity.controller_id]
+        recorded = max((r.generation for r in others), default=0)
         self.save(
-            recorded=max((r.generation for r in rows if r.controller_id != identity.controller_id), default=0),
+            recorded=recorded,
+            recorded_by=tuple(r.controller_id for r in others if r.generation == recorded),
             known=merge_known(unclear, [*left_behind, *now.values()]),
             role=now[identity.name].role if identity.name in now else self.members.role,
             addresses={i: a for i, a in addresses.items() if i in everybody or i not in conf.departed},
@@ -82,6 +85,7 @@ class Registrar:
         *,
         generation: int = 0,
         recorded: int = 0,
+        recorded_by: tuple[str, ...] = (),
         known: tuple[Known, ...] | None = None,
         role: str | None = None,
         addresses: Mapping[str, str] | None = None,
@@ -96,6 +100,7 @@ class Registrar:
             before,
             generation=max(generation, before.generation),
             recorded=max(recorded, before.recorded),
+            recorded_by=_recorders(before, recorded, recorded_by),
             known=before.known if known is None else known,
             role=before.role if role is None else role,
             addresses=before.addresses if addresses is None else dict(addresses),
@@ -117,3 +122,13 @@ class Registrar:
                 continue
             if answer.name != known.name or answer.superseded is not None or answer.epoch == identity.epoch:
                 self._refused.add(known.name)
+
+
+def _recorders(before: Members, recorded: int, by: tuple[str, ...]) -> tuple[str, ...]:
+    """Who recorded the highest generation. A row that is gone by now counts all the same."""
+    if recorded > before.recorded:
+        return tuple(sorted(by))
+    if recorded < before.recorded:
+        return before.recorded_by
+    # An earlier version kept no names: whoever it was cannot be told any more.
+    return tuple(sorted({*before.recorded_by, *by})) if before.recorded_by else ()

@@ -165,6 +165,21 @@ def test_two_fresh_controllers_in_place_of_two_dead_ones_heal_the_cluster(cluste
     assert read(cluster, 0, 3, 4) == [1]
 
 
+def test_a_fresh_one_that_was_not_added_before_the_quorum_went_does_not_hold_up_the_survivor(cluster):
+    cluster.form(3)
+    write(cluster, 0, 1, 2, value=1)
+    cluster.configure(range(4), told=[3])  # The leader's does not name it yet, and refuses it.
+    cluster.start(3)
+    cluster.wait(lambda: (cluster.state_dir(3) / "identity.json").exists(), "it begins to join")
+
+    cluster.kill(1, 2)
+    cluster.configure([0, 3], departed=["1", "2"])
+
+    cluster.wait(lambda: cluster.roles(0) == {0: "voter", 3: "voter"}, "the survivor and the fresh one are voters", 60)
+    assert cluster.epoch(0) == 2
+    assert read(cluster, 0, 3) == [1]
+
+
 def test_a_paused_survivor_does_not_count_its_own_pause_as_the_others_silence(cluster):
     cluster.form(3)
     cluster.signal(0, signal.SIGSTOP)

@@ -11,8 +11,12 @@ from pathlib import Path
 
 import pytest
 
-from dbaccessor import errors, tlsfiles
+from dbaccessor import errors, timing, tlsfiles
 from dbaccessor.database import Database
+from dbaccessor.dial import AddressBook, Caller, Dialer
+from dbaccessor.dqlite.connection import Connection
+from dbaccessor.identity import Epoch
+from dbaccessor.tls import Keyring
 from loopback import Cluster
 from testauthority import TestAuthority
 
@@ -218,3 +222,39 @@ def test_one_left_behind_with_a_retired_certificate_still_learns_that_it_is(clus
     cluster.wait(lambda: cluster.status(0)["cluster"]["dropped"] == [], "they met the new epoch")
     assert cluster.roles(0) == {0: "voter"}
     assert json.loads((cluster.state_dir(0) / "identity.json").read_text())["epoch"]["number"] == 2
+
+
+async def as_member(cluster: Cluster, n: int, leader: str) -> Connection:
+    """Return a connection to the leader that is, by all it shows, the controller's own."""
+    own = json.loads((cluster.state_dir(n) / "identity.json").read_text())
+    caller = Caller(own["cluster-uuid"], Epoch(**own["epoch"]), str(n), own["dqlite-id"])
+    book = AddressBook(PORT, {str(i): cluster.address(i) for i in range(3)})
+    dialer = Dialer(caller, book, timing.for_latency(10))
+    dialer.keyring = Keyring(cluster.state_dir(n) / tlsfiles.DIRECTORY, str(n))
+    connection = await Connection.open(*await dialer.open_client(leader), deadline_seconds=5, name=leader)
+    await connection.open_database("controller", deadline_seconds=5)
+    return connection
+
+
+def test_what_a_removed_controller_has_open_is_closed_within_seconds(cluster: Cluster):
+    cluster.form(3)
+    cluster.terminate(2)
+    cluster.wait(lambda: cluster.leader(0) in (0, 1), "one of the others leads")
+    status = cluster.status(0)["cluster"]
+    leader = next(m["name"] for m in status["members"] if m["leader"])
+    stays = 1 - cluster.leader(0)
+
+    async def story() -> None:
+        removed, kept = await as_member(cluster, 2, leader), await as_member(cluster, stays, leader)
+        await removed.query("SELECT 1")
+        cluster.configure([0, 1], departed=["2"])
+        deadline = asyncio.get_running_loop().time() + 15
+        with pytest.raises(errors.DbAccessorError):
+            while asyncio.get_running_loop().time() < deadline:
+                await removed.query("SELECT 1")
+                await asyncio.sleep(0.1)
+        assert set(cluster.roles(0)) == {0, 1}
+        await kept.query("SELECT 1")
+        kept.close()
+
+    asyncio.run(story())

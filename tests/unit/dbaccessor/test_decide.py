@@ -295,6 +295,57 @@ def test_two_fresh_units_in_place_of_two_dead_ones_heal_too():
     assert isinstance(decide(view), Reconfigure)
 
 
+FRESH = conf(db_bind_addresses={"0": "10.0.0.10", "3": "10.0.0.13", "4": "10.0.0.14"}, departed=("1", "2"))
+REPLACED = dataclasses.replace(SURVIVOR, conf=FRESH, peers=(*SURVIVOR.peers, blank("3"), blank("4")))
+JOINING = member("3", running=True, empty=True)
+
+
+def test_a_fresh_unit_that_began_to_join_as_the_quorum_went_does_not_keep_the_survivor_waiting():
+    """It made an identity, and nobody is left to add it: without this both would wait for each other for ever."""
+    peers = (*SURVIVOR.peers, JOINING, blank("4"))
+    added = (*NAMES, "controller-3-103")
+    for view in (
+        dataclasses.replace(REPLACED, peers=peers),
+        # The survivor was the leader, and its own log holds the addition.
+        dataclasses.replace(REPLACED, peers=peers, members=added),
+        # The row that is written before it was committed as well.
+        dataclasses.replace(REPLACED, peers=peers, members=added, recorded_generation=5, recorded_by=("3",)),
+    ):
+        action = decide(view)
+        assert isinstance(action, Reconfigure), action.reason
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"empty": False},
+        {"empty": False, "last": LastEntry(3, 49)},
+        {"leader": "controller-1-101"},
+        {"same_cluster": False},
+        {"epoch": E1_OTHER},
+    ],
+)
+def test_a_fresh_unit_that_may_hold_something_keeps_the_survivor_waiting(change):
+    peer = dataclasses.replace(JOINING, **change)
+    action = decide(dataclasses.replace(REPLACED, peers=(*SURVIVOR.peers, peer, blank("4"))))
+    assert isinstance(action, Wait)
+
+
+def test_a_generation_by_which_somebody_joined_must_name_them():
+    for recorded_by in ((), ("5",), ("3", "5")):
+        action = decide(dataclasses.replace(REPLACED, recorded_generation=5, recorded_by=recorded_by))
+        assert isinstance(action, Wait) and "not newer than the last join" in action.reason
+    assert isinstance(decide(dataclasses.replace(REPLACED, recorded_generation=6, recorded_by=("3",))), Wait)
+
+
+def test_where_all_that_are_named_hold_data_the_remedy_is_for_an_operator():
+    action = decide(dataclasses.replace(REPLACED, peers=(*SURVIVOR.peers, member("3"), member("4"))))
+    assert isinstance(action, Wait)
+    assert (
+        action.remedy == "revive controller 1, 2, or choose the unit to go on with and use its action rebuild-cluster"
+    )
+
+
 MISSING_WITNESS = {
     "the own node does not answer": (
         {"running": dataclasses.replace(LONELY, answers=False)},
@@ -367,6 +418,7 @@ def test_over_every_combination_the_irreversible_actions_need_all_their_reasons(
         member("1"),
         member("1", leader=NAMES[1]),
         member("1", epoch=E2),
+        member("1", empty=True),
     )
     two = (silent("2"), member("2"), blank("2"))
     seen: set[type] = set()
@@ -393,9 +445,11 @@ def test_over_every_combination_the_irreversible_actions_need_all_their_reasons(
             assert not any(p.answers and p.holds_data for p in view.peers)
         if isinstance(action, Reconfigure):
             assert c is not None and run is LONELY and recorded < c.generation
-            without_data = {p.controller_id for p in view.peers if p.holds_data is False}
+            without_data = {p.controller_id for p in view.peers if p.holds_data is False or p.empty}
             assert set(c.others) <= without_data
-            assert all(p.holds_data is False or (p.silent_seconds or 0) >= view.hold_seconds for p in view.peers)
+            assert all(
+                p.controller_id in without_data or (p.silent_seconds or 0) >= view.hold_seconds for p in view.peers
+            )
         if isinstance(action, Start | Join) and disk.identity is not None:
             assert disk is GOOD
     assert seen == {Wait, Serve, Bootstrap, Start, Join, PutAside, Forget, Supersede, Reconfigure}

@@ -443,6 +443,26 @@ class TestGoneForGood:
             asyncio.run(zero.dialer.membership(one.name, joining(zero), 5))
         assert asyncio.run(zero.dialer.membership(one.name, joining(zero, "leave"), 5)).done
 
+    def test_what_it_opened_before_ends_with_its_membership_and_others_keep_theirs(self, pair, start, caplog):
+        zero, one = pair
+        two = start("2")
+        two.meet(one)
+        one.proxy.facts = msgspec.structs.replace(one.proxy.facts, members=members(zero, one, two))
+        near, far = connect(zero, one)
+        kept, kept_far = connect(two, one)
+        with near, far, kept, kept_far:
+            one.proxy.departed = frozenset({"0"})
+            near.settimeout(2 * proxy._WEED_SECONDS)
+            with pytest.raises(TimeoutError):  # Raft counts it as a member still.
+                near.recv(1)
+
+            one.proxy.facts = msgspec.structs.replace(one.proxy.facts, members=members(one, two))
+            near.settimeout(5)
+            assert near.recv(1) == b""
+            told(caplog, "ended a connection of controller 0 (raft): controller 0 has departed for good")
+            kept.sendall(b"still here")
+            assert kept_far.recv(100) == b"still here"
+
     def test_it_hears_of_a_newer_epoch_whoever_calls(self, gone):
         zero, one = gone
         newer = Epoch(2, "bb")

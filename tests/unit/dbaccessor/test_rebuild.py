@@ -115,6 +115,15 @@ def test_a_stand_by_that_answers_is_no_quorum_and_joins_again():
     assert answer.dropping == (*NAMES[1:], "controller-3-103")
 
 
+def test_a_spare_whose_log_is_empty_has_nothing_to_tell_and_is_not_waited_for():
+    spare = dataclasses.replace(stuck("3", term=0, index=0), empty=True)
+    view = dataclasses.replace(LOST, peers=(silent("1"), silent("2"), spare), members=(*NAMES, "controller-3-103"))
+
+    answer = rebuild.plan(view, VOTERS, force=True)
+
+    assert isinstance(answer, Reconfigure), answer
+
+
 def test_over_every_combination_nothing_is_rebuilt_over_a_leader_or_over_a_newer_log():
     peers = [
         (silent(i), stuck(i), stuck(i, 4, 1), stuck(i, 2, 99), dataclasses.replace(stuck(i), leader=NAMES[2]))
