@@ -89,7 +89,7 @@ def controller_manifolds(
         domainschema.NAME: domainschema.manifold(node.NAME),
         "models": offer(lambda get: Models(get(domainschema.NAME, Databases)), (domainschema.NAME,)),
         "controller-config": offer(
-            lambda get: ControllerConfig(get(domainschema.NAME, Databases)), (domainschema.NAME,)
+            lambda get: ControllerConfig(get(domainschema.NAME, Databases).database(CONTROLLER)), (domainschema.NAME,)
         ),
         spaces.NAME: offer(
             lambda get: SpaceService(get(domainschema.NAME, Databases).database(CONTROLLER)), (domainschema.NAME,)

@@ -17,9 +17,9 @@ from controller.api.nodes import Published
 from controller.api.published import PublishedAddresses
 from controller.api.scopes import HostPort
 from controller.api.selection import Servers
-from controller.api.settings import Settings
 from controller.api.users import UserStore
 from controller.api.watching import Subject
+from controller.controllerconfig import ControllerConfig
 from dbaccessor import errors
 from fakedomain import MODEL_UUID, FakeAgents, FakeConfig, FakeUsers
 from sqlitedatabase import SqliteDatabase
@@ -68,7 +68,7 @@ def agents(request: pytest.FixtureRequest) -> Agents:
     return request.param()
 
 
-@pytest.fixture(params=[lambda: Settings(SqliteDatabase(*CONTROLLER)), FakeConfig], ids=["rows", "fake"])
+@pytest.fixture(params=[lambda: ControllerConfig(SqliteDatabase(*CONTROLLER)), FakeConfig], ids=["rows", "fake"])
 def config(request: pytest.FixtureRequest) -> Config:
     return request.param()
 
@@ -192,8 +192,9 @@ def test_what_the_cluster_keeps_beside_the_settings_is_neither_told_nor_changed(
     database.sqlite.execute("INSERT INTO controller_config VALUES ('cluster-uuid', 'u')")
 
     async def play() -> None:
-        settings = Settings(database)
+        settings = ControllerConfig(database)
         assert await settings.config() == {}
+        assert await settings.all() == {"local-provider": "", "juju-mgmt-space": ""}
         with pytest.raises(errors.Refused):
             await settings.set({"cluster-uuid": "x"})
 
