@@ -5,22 +5,21 @@ A key that others read is one more line in KEYS: what it is for, and what a valu
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
 from controller import changes
+from controller.api import charmspace
+from controller.api.nodes import MANAGEMENT_SPACE
 from controller.api.users import Runs, twice_is_once
 from controller.workers import localprovider
-from dbaccessor import errors
+from dbaccessor import conf, errors
 from dbaccessor.database import Transaction
 
 LOCAL_PROVIDER: Final = "local-provider"
-MANAGEMENT_SPACE: Final = "juju-mgmt-space"
 SUBJECT: Final = "controller-config"
 
-_SPACE: Final = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
 _SET: Final = (
     'INSERT INTO controller_config ("key", value) VALUES (?, ?)'
     ' ON CONFLICT ("key") DO UPDATE SET value = excluded.value'
@@ -41,8 +40,8 @@ def _url(value: str) -> str:
 
 
 def _space(value: str) -> str:
-    if not _SPACE.fullmatch(value):
-        raise ValueError(f"{value!r} is no name of a space: lower case letters, digits and single hyphens")
+    if problem := conf.space_problem(value):
+        raise ValueError(problem)
     return value
 
 
@@ -69,9 +68,17 @@ async def read(tx: Transaction, key: str) -> str:
 
 
 async def write(tx: Transaction, key: str, value: str) -> None:
-    """Set it, or unset it with "". Raises Refused for what check() does not let pass."""
-    if kept := check(key, value):
-        await tx.execute(_SET, (key, kept))
+    """Set it, or unset it with "". Raises Refused for what check() does not let pass, and for what the charm sets."""
+    kept = check(key, value)
+    if key == MANAGEMENT_SPACE:
+        await charmspace.refuse_setting(tx)
+    await put(tx, key, kept)
+
+
+async def put(tx: Transaction, key: str, value: str) -> None:
+    """As write(), for whom the setting belongs to: nothing is checked."""
+    if value:
+        await tx.execute(_SET, (key, value))
     else:
         await tx.execute('DELETE FROM controller_config WHERE "key" = ?', (key,))
     await changes.bump(tx, SUBJECT)
