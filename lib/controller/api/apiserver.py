@@ -127,6 +127,11 @@ class ApiServer:
             finally:
                 self._server.unbind()  # A task that is cancelled before it began has no finally of its own.
 
+    @property
+    def address_notes(self) -> tuple[str, ...]:
+        """What an operator should know of where agents are sent; nothing where there is no API to be sent to."""
+        return () if self._server is None else self._addresses.notes
+
     def report(self) -> dict[str, Any]:
         """Return the server's report, or why there is none."""
         if self._server is None:

@@ -265,6 +265,26 @@ def test_those_who_watch_hear_of_the_agents_list_and_of_no_other(recwarn: pytest
     asyncio.run(play())
 
 
+def test_notes_that_change_alone_are_seen_and_wake_nobody():
+    async def play() -> None:
+        cluster = Cluster()
+        await cluster.publish(nodes.AGENTS, 1, "10.0.0.1")
+        running = asyncio.create_task(cluster.addresses.run())
+        watcher = cluster.addresses.watch()
+        async with asyncio.timeout(5):
+            await watcher.next()
+        waiting = asyncio.create_task(watcher.next())
+        published = Published((Servers("0", (HostPort("10.0.0.1", 17071),)),), 1, ("controller 0 has none there",))
+        await cluster.database.run(lambda tx: nodes.publish(tx, nodes.AGENTS, published))
+        await until(lambda: cluster.addresses.notes == published.notes, "the notes")
+        assert not waiting.done()
+        watcher.stop()
+        running.cancel()
+        await asyncio.gather(waiting, running, return_exceptions=True)
+
+    asyncio.run(play())
+
+
 def test_a_stopped_watcher_ends_whoever_waits_and_hears_of_nothing_more():
     async def play() -> None:
         subject = Subject()
