@@ -20,6 +20,7 @@ from controller.api.selection import Servers
 from controller.api.users import UserStore
 from controller.api.watching import Subject
 from controller.controllerconfig import ControllerConfig
+from controller.workers import machinerows
 from dbaccessor import errors
 from fakedomain import MODEL_UUID, FakeAgents, FakeConfig, FakeUsers
 from sqlitedatabase import SqliteDatabase
@@ -149,10 +150,36 @@ def test_agents_are_known_in_their_model_alone_and_replace_their_secret(agents: 
         assert await agents.secret_hash("gone", "machine-0") is None
         assert await agents.secret_hash("unknown", "machine-0") is None
         assert await agents.secret_hash("", "machine-1") is None
-        assert await agents.set_secret_hash(MODEL_UUID, "machine-0", "fresh")
-        assert not await agents.set_secret_hash("web", "machine-0", "fresh")
-        assert not await agents.set_secret_hash("", "machine-1", "fresh")
+        assert await agents.set_secret_hash(MODEL_UUID, "machine-0", "fresh", "10.0.0.9")
+        assert not await agents.set_secret_hash("web", "machine-0", "fresh", "10.0.0.9")
+        assert not await agents.set_secret_hash("", "machine-1", "fresh", "10.0.0.9")
         assert await agents.secret_hash("", "machine-0") == "fresh"
+
+    asyncio.run(play())
+
+
+def test_a_manual_machine_has_started_when_its_agent_made_a_secret_of_its_own():
+    models = Models()
+    database = models.databases["web"]
+    agents = AgentSecrets(models)
+
+    async def rows() -> list[tuple[object, ...]]:
+        found = await database.run(lambda tx: tx.query("SELECT number, state, instance, address, reason FROM machine"))
+        return [tuple(row) for row in found.rows]
+
+    async def play() -> None:
+        await database.run(lambda tx: machinerows.add(tx, ["u-0"], manual=True))
+        await database.run(lambda tx: machinerows.add(tx, ["u-1"]))
+        for tag in ("machine-0", "machine-1", "unit-x-0", "machine-00x"):
+            await database.run(lambda tx, tag=tag: agentsecrets.provide(tx, tag, "first"))
+            assert await agents.set_secret_hash("web", tag, "own", "::ffff:10.0.0.9")
+        provided = (1, "pending", "", "", "")
+        assert await rows() == [(0, "started", "manual:10.0.0.9", "10.0.0.9", ""), provided], "no other is moved by it"
+        await agents.set_secret_hash("web", "machine-0", "again", "fd00::9")
+        assert await rows() == [(0, "started", "manual:fd00::9", "fd00::9", ""), provided], "enrolled anew, elsewhere"
+        await database.run(lambda tx: machinerows.remove(tx, [0]))
+        await agents.set_secret_hash("web", "machine-0", "late", "10.0.0.9")
+        assert [row[1] for row in await rows()] == ["stopped", "pending"]
 
     asyncio.run(play())
 
