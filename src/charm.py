@@ -103,6 +103,7 @@ class ControllerCharm(ops.CharmBase):
         changed_code = workload.install(self.charm_dir, self.unit.name)
         self.unit.set_ports(*PORTS)
         shared = self._shared(now)
+        self._tell_of_management(now)
         rewritten = self._publish_and_render(now, shared)
         # Before the start hook a node without an address could only wait; from then on its waiting is worth showing.
         due = isinstance(event, ops.StartEvent | ops.UpdateStatusEvent) or self._is_named() or changed_code
@@ -131,6 +132,12 @@ class ControllerCharm(ops.CharmBase):
                 pass
         return bindaddress.share(now.network.choice, now.own.address)
 
+    def _tell_of_management(self, now: Facts) -> None:
+        if now.management.blocked:
+            self._say(ops.BlockedStatus(now.management.blocked))
+        if now.management.waiting:
+            self._say(ops.WaitingStatus(now.management.waiting))
+
     def _publish_and_render(self, now: Facts, address: str) -> bool:
         """Write this unit's bag, the leader's decisions and the files. Return whether the node has work to do."""
         if now.relation is None:
@@ -144,6 +151,7 @@ class ControllerCharm(ops.CharmBase):
             cluster_uuid=now.disk_uuid or now.own.cluster_uuid,
             db_state=now.node_state or now.own.db_state,
             request=certificatefiles.request(paths.STATE_DIR),
+            management=self._subnets(now),
         )
         installed = self._certify(now)
         own = dataclasses.replace(own, certificate=installed.uses)
@@ -157,6 +165,13 @@ class ControllerCharm(ops.CharmBase):
         # A renewed certificate is no reason to wait for the node: it may have lost its quorum, and only a later hook
         # brings the configuration that helps. The first one is what the node has been waiting for.
         return changed or (installed.changed and not now.own.certificate)
+
+    def _subnets(self, now: Facts) -> tuple[str, ...] | None:
+        """Return what this unit says of the management space; None: nothing, since none is wanted."""
+        wish = now.management
+        if wish.name is None:
+            return now.own.management
+        return wish.subnets if wish.name else None
 
     def _certify(self, now: Facts) -> certificatefiles.Installed:
         """Put the certificates in place that were published for this unit. Done before anything is rendered."""
@@ -193,7 +208,7 @@ class ControllerCharm(ops.CharmBase):
         """Publish what the leader decides. Return it, or None while it must be read back before anybody acts on it."""
         assert now.relation is not None
         on_disk = Rendered(now.on_disk.generation, dbcluster.digest(now.on_disk)) if now.on_disk else Rendered()
-        view = topology.View(now.app, {**now.peers, now.unit: own}, now.goal, on_disk)
+        view = topology.View(now.app, {**now.peers, now.unit: own}, now.goal, on_disk, now.management.name)
         proposal = topology.propose(view, lambda: str(uuid.uuid4()))
         app = dataclasses.replace(proposal.app, papers=self._papers(view, proposal.app))
         self._hole = proposal.hole

@@ -68,6 +68,7 @@ class Status(msgspec.Struct, frozen=True, rename="kebab"):
     waits: tuple[Wait, ...] = ()
     conf: Conf | None = None
     cluster: Cluster | None = None
+    address_notes: tuple[str, ...] = ()
     raw: str = ""
 
     @property

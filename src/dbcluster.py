@@ -4,10 +4,11 @@ A unit bag holds what only that unit knows; the app bag holds what the leader de
 here reads or writes Juju: `parse` takes what was read at the start of the hook, `dump` returns what is to be
 written.
 
-The bags' keys are contract C1's and C6's (`certificate-request` and `certificates`), and four more: `rendered-digest`
+The bags' keys are contract C1's and C6's (`certificate-request` and `certificates`), and more: `rendered-digest`
 beside `rendered` (two configurations of one number can then be told apart), `cluster-uuid` in the unit bag (what its
 disk shows, so that no leader invents another), `certificate` there (a digest of the one it uses) and `units` in the app
-bag (which unit an id belongs to, so that nothing relies on an id being a unit number).
+bag (which unit an id belongs to, so that nothing relies on an id being a unit number). The management space adds
+`management-subnets` to the unit bag and `management-space` to the app bag.
 """
 
 from __future__ import annotations
@@ -68,6 +69,8 @@ class UnitBag:
     db_state: str = ""
     request: str = ""
     certificate: str = ""
+    # Its subnets in the management space; None: it has not said, so it may be of a version that knows of none.
+    management: tuple[str, ...] | None = None
     schema: int = SCHEMA
 
     @classmethod
@@ -83,6 +86,7 @@ class UnitBag:
             db_state=raw.get("db-state", ""),
             request=raw.get("certificate-request", ""),
             certificate=raw.get("certificate", ""),
+            management=_subnets(raw.get("management-subnets", "")),
             schema=_number(raw.get("schema")) or SCHEMA,
         )
 
@@ -97,6 +101,7 @@ class UnitBag:
             "db-state": self.db_state,
             "certificate-request": self.request,
             "certificate": self.certificate,
+            "management-subnets": "" if self.management is None else json.dumps(self.management),
         }
 
 
@@ -114,6 +119,7 @@ class AppBag:
     units: Mapping[str, str] = field(default_factory=dict[str, str])
     db_state: str = ""
     papers: Papers = field(default_factory=Papers)
+    management_space: conf.ManagementSpace | None = None
 
     @classmethod
     def parse(cls, raw: Mapping[str, str]) -> AppBag:
@@ -132,6 +138,9 @@ class AppBag:
                 units=msgspec.json.decode(raw.get("units") or "{}", type=dict[str, str]),
                 db_state=raw.get("db-state", ""),
                 papers=Papers.parse(raw.get("certificates", "")),
+                management_space=msgspec.json.decode(
+                    raw.get("management-space") or "null", type=conf.ManagementSpace | None
+                ),
             )
         except msgspec.DecodeError as error:
             raise BadBag(f"the application databag of {ENDPOINT} cannot be read: {error}") from error
@@ -149,6 +158,9 @@ class AppBag:
             "units": json.dumps(dict(self.units), sort_keys=True),
             "db-state": self.db_state,
             "certificates": self.papers.dump(),
+            "management-space": ""
+            if self.management_space is None
+            else json.dumps(msgspec.to_builtins(self.management_space), sort_keys=True),
         }
 
     def conf(self, controller_id: str, *, network_latency_ms: int, extra: Mapping[str, object]) -> conf.ControllerConf:
@@ -166,6 +178,7 @@ class AppBag:
             db_voters=newest.voters if newest else (),
             db_last_index=newest.last_index if newest else 0,
             network_latency_ms=network_latency_ms,
+            management_space=self.management_space,
             extra=dict(extra),
         )
 
@@ -182,6 +195,13 @@ def digest(configuration: conf.ControllerConf) -> str:
 def assigned_id(unit: str) -> str:
     """Return the id a unit's controller is given. Juju never uses a unit number twice, so neither do we."""
     return unit.rpartition("/")[2]
+
+
+def _subnets(text: str) -> tuple[str, ...] | None:
+    try:
+        return msgspec.json.decode(text or "null", type=tuple[str, ...] | None)
+    except msgspec.DecodeError:
+        return None
 
 
 def _number(text: str | None) -> int:

@@ -18,6 +18,7 @@ import bindaddress
 import controllerconf
 import controlsocket
 import dbcluster
+import managementspace
 import paths
 from dbaccessor import conf
 from dbcluster import AppBag, UnitBag
@@ -46,6 +47,7 @@ class Facts:
 
     unit: str
     network: Network
+    management: managementspace.Wish = field(default_factory=managementspace.Wish)
     relation: ops.Relation | None = None
     app: AppBag = field(default_factory=AppBag)
     own: UnitBag = field(default_factory=UnitBag)
@@ -75,6 +77,7 @@ def read(charm: ops.CharmBase, event: ops.EventBase) -> Facts:
         goal=goal,
         leaving=leaving(charm, event, goal),
         network=network(charm.model),
+        management=management(charm),
         on_disk=controllerconf.read(state_dir),
         disk_uuid=_disk_uuid(),
         node_state=controlsocket.db_state(state_dir) or "",
@@ -122,20 +125,34 @@ def goal_state() -> Goal | None:
 
 def network(model: ops.Model) -> Network:
     """Ask Juju for the addresses of the binding. Never raises: a network that is not there is waited for."""
+    candidates, failure = _candidates(model, dbcluster.ENDPOINT)
+    return Network(None, failure) if failure else Network(bindaddress.choose(candidates))
+
+
+def management(charm: ops.CharmBase) -> managementspace.Wish:
+    """Return which management space is wanted, and this unit's part of it. Juju is asked only where one is."""
+    wish = managementspace.check(str(charm.config.get(managementspace.OPTION, "")))
+    if not wish.name:
+        return wish
+    return managementspace.find(wish.name, charm.app.name, *_candidates(charm.model, managementspace.BINDING))
+
+
+def _candidates(model: ops.Model, binding: str) -> tuple[list[bindaddress.Candidate], str]:
+    """Return the binding's addresses, or Juju's own words why there was no answer."""
     try:
-        interfaces = model.get_binding(dbcluster.ENDPOINT).network.interfaces
+        interfaces = model.get_binding(binding).network.interfaces
     except (
         ops.ModelError,
         ValueError,
     ) as error:  # ValueError: ops cannot read an address or subnet of the reply.
         words = " ".join(str(error).split()) or type(error).__name__
-        return Network(None, failure=f"network-get failed: {words}")
+        return [], f"network-get failed: {words}"
     candidates = [
         bindaddress.Candidate(str(i.address), i.name or "", str(i.subnet) if i.subnet else "")
         for i in interfaces
         if i.address is not None
     ]
-    return Network(bindaddress.choose(candidates))
+    return candidates, ""
 
 
 def _peers(relation: ops.Relation, own: ops.Unit) -> dict[str, UnitBag]:

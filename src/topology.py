@@ -20,6 +20,7 @@ import dataclasses
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
+from dbaccessor import conf
 from dbcluster import SCHEMA, AppBag, DbState, UnitBag, assigned_id
 
 
@@ -45,12 +46,16 @@ class Rendered:
 
 @dataclass(frozen=True)
 class View:
-    """All that the leader knows: the committed app bag, and the bag of every unit that it sees, itself too."""
+    """All that the leader knows: the committed app bag, and the bag of every unit that it sees, itself too.
+
+    `space` is the management space that the operator wants, "" for none; None: what is published stays.
+    """
 
     app: AppBag
     units: Mapping[str, UnitBag]
     goal: Goal | None
     rendered: Rendered = Rendered()
+    space: str | None = ""
 
 
 @dataclass(frozen=True)
@@ -80,6 +85,7 @@ def propose(view: View, new_uuid: Callable[[], str]) -> Proposal:
     hole = incomplete(view)
     if hole is None:
         app = _with_members(view, app, reasons)
+    app = _with_space(view, app, hole is None, reasons)
     app = _with_cluster(view, app, hole is None, new_uuid, reasons)
     app = dataclasses.replace(app, db_state=newest_state(view, app.cluster_uuid))
     return Proposal(_numbered(view, app, reasons), tuple(reasons), hole or "")
@@ -153,6 +159,26 @@ def _addresses(view: View, old: AppBag, units: Mapping[str, str], reasons: list[
     changed = [i for i in sorted(addresses, key=_rank) if old.addresses.get(i) != addresses[i]]
     reasons.extend(f"controller {i} has address {addresses[i]}" for i in changed)
     return addresses
+
+
+def _with_space(view: View, app: AppBag, whole: bool, reasons: list[str]) -> AppBag:
+    """Return the bag with the management space: the operator names it, the units' bindings make its subnets.
+
+    As the map it is complete or unchanged: it changes when every unit has said what its binding has, so never while one
+    of a version runs that knows of no such space. That none is wanted any more needs nobody else's word.
+    """
+    space: conf.ManagementSpace | None = None
+    if view.space is None:
+        return app
+    if view.space:
+        said = [bag.management for bag in view.units.values()]
+        if not whole or None in said:
+            return app
+        space = conf.ManagementSpace(view.space, tuple(sorted({s for subnets in said for s in subnets or ()})))
+    if space != app.management_space:
+        told = f"{space.name} ({', '.join(space.subnets) or 'without a subnet'})" if space is not None else "not set"
+        reasons.append(f"the management space is {told}")
+    return dataclasses.replace(app, management_space=space)
 
 
 def _with_cluster(view: View, app: AppBag, whole: bool, new_uuid: Callable[[], str], reasons: list[str]) -> AppBag:

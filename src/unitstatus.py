@@ -83,6 +83,7 @@ def action_results(status: Status) -> dict[str, str]:
         "generation": str(status.conf.generation if status.conf else 0),
         "advice": cluster.advice,
         "reason": status.reason,
+        "address-notes": "; ".join(status.address_notes),
         "json": status.raw,
     }
 

@@ -1,28 +1,25 @@
-"""The settings of a controller set: `hactl controller-config`, rows of controller_config in the controller database.
+"""The settings of a controller set, as hactl and clients see and set them: rows of controller_config.
 
 A key that others read is one more line in KEYS: what it is for, and what a value must look like.
 """
 
 from __future__ import annotations
 
-import asyncio
-import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
 from controller import changes
-from controller.node import Databases
+from controller.api import charmspace
+from controller.api.nodes import MANAGEMENT_SPACE
+from controller.api.users import Runs, twice_is_once
 from controller.workers import localprovider
-from dbaccessor import errors, retry
+from dbaccessor import conf, errors
 from dbaccessor.database import Transaction
-from dbaccessor.namespaces import CONTROLLER
 
 LOCAL_PROVIDER: Final = "local-provider"
-MANAGEMENT_SPACE: Final = "juju-mgmt-space"
 SUBJECT: Final = "controller-config"
 
-_SPACE: Final = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
 _SET: Final = (
     'INSERT INTO controller_config ("key", value) VALUES (?, ?)'
     ' ON CONFLICT ("key") DO UPDATE SET value = excluded.value'
@@ -43,8 +40,8 @@ def _url(value: str) -> str:
 
 
 def _space(value: str) -> str:
-    if not _SPACE.fullmatch(value):
-        raise ValueError(f"{value!r} is no name of a space: lower case letters, digits and single hyphens")
+    if problem := conf.space_problem(value):
+        raise ValueError(problem)
     return value
 
 
@@ -71,36 +68,53 @@ async def read(tx: Transaction, key: str) -> str:
 
 
 async def write(tx: Transaction, key: str, value: str) -> None:
-    """Set it, or unset it with "". Raises Refused for what check() does not let pass."""
-    if kept := check(key, value):
-        await tx.execute(_SET, (key, kept))
+    """Set it, or unset it with "". Raises Refused for what check() does not let pass, and for what the charm sets."""
+    kept = check(key, value)
+    if key == MANAGEMENT_SPACE:
+        await charmspace.refuse_setting(tx)
+    await put(tx, key, kept)
+
+
+async def put(tx: Transaction, key: str, value: str) -> None:
+    """As write(), for whom the setting belongs to: nothing is checked."""
+    if value:
+        await tx.execute(_SET, (key, value))
     else:
         await tx.execute('DELETE FROM controller_config WHERE "key" = ?', (key,))
     await changes.bump(tx, SUBJECT)
 
 
 class ControllerConfig:
-    """The settings, from any controller. Both calls may be repeated after a doubt."""
+    """The settings, from any controller: for hactl, for the workers, and for clients of the API."""
 
-    def __init__(self, databases: Databases) -> None:
-        self._database = databases.database(CONTROLLER)
+    def __init__(self, database: Runs) -> None:
+        self._database = database
 
     async def all(self, *, deadline_seconds: float = 10) -> dict[str, str]:
         """Return every known key with its value, "" for one that is not set."""
-        rows = await self._database.read(
-            'SELECT "key", value FROM controller_config', deadline_seconds=deadline_seconds
+        found = await self._database.run(
+            lambda tx: tx.query('SELECT "key", value FROM controller_config'),
+            read_only=True,
+            deadline_seconds=deadline_seconds,
         )
-        found = {str(key): str(value) for key, value in rows.rows}
-        return {key: found.get(key, "") for key in KEYS}
+        kept = {str(key): str(value) for key, value in found.rows}
+        # Whatever else the table holds is the cluster's own.
+        return {key: kept.get(key, "") for key in KEYS}
 
-    async def set(self, key: str, value: str, *, deadline_seconds: float = 10) -> None:
-        """Set one key. Raises Refused."""
-        check(key, value)
-        deadline = asyncio.get_running_loop().time() + deadline_seconds
-        while True:
-            try:
-                await self._database.run(lambda tx: write(tx, key, value), deadline_seconds=retry.left(deadline))
-                return
-            except errors.Indefinite:
-                if retry.left(deadline) <= 0:
-                    raise
+    async def config(self) -> Mapping[str, str]:
+        """Return the settings that are set."""
+        return {key: value for key, value in (await self.all()).items() if value}
+
+    async def set(self, changes: Mapping[str, str]) -> None:
+        """Set each; an empty text unsets it. Raises Refused for what cannot be set, and then nothing is.
+
+        It may be repeated after a doubt.
+        """
+        for key, value in changes.items():
+            check(key, value)
+
+        async def change(tx: Transaction) -> None:
+            for key, value in sorted(changes.items()):
+                await write(tx, key, value)
+
+        await twice_is_once(self._database, change)

@@ -29,8 +29,10 @@ from typing import Any
 from prometheus_client.metrics_core import Metric
 
 from controller import answering, manifolds, node, plugins
+from controller.api import apiserver
+from controller.api.apiserver import ApiServer
 from controller.api.pages import Sources
-from controller.engine import Engine
+from controller.engine import Engine, Missing
 from controller.enginemetrics import EngineMetrics
 from controller.node import Fatal, Node
 from controller.noderoutes import NodeRoutes
@@ -67,7 +69,7 @@ class Daemon:
         notifier = Notifier(shlex.split(os.environ.get("HA_CONTROLLER_NOTIFY", "")))
         own.worker.charm_news.notify = notifier.ask
         facts = {"version": version, "dqlite-version": library.version, "dqlite-proven": library.proven}
-        asked = NodeRoutes(own.worker, loop, facts, self.report, self._counted, self._leave)
+        asked = NodeRoutes(own.worker, loop, facts, self.report, self._counted, self._address_notes, self._leave)
         control = {
             **asked.control(),
             **DatabaseRoutes(own.worker, loop, version, library.version).routes(),
@@ -121,6 +123,13 @@ class Daemon:
         if not outcome.done:
             self._node.databases.offer_again()
         return outcome
+
+    def _address_notes(self) -> tuple[str, ...]:
+        try:
+            served = self._engine.output(apiserver.NAME)
+        except Missing:
+            return ()
+        return served.address_notes if isinstance(served, ApiServer) else ()
 
     def _runs(self, name: str) -> bool:
         return bool(self._engine.report()["manifolds"][name]["state"] in ("started", "stopping"))

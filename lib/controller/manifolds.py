@@ -15,6 +15,7 @@
 | is-primary-controller | Singular: the responsibility for what runs once in a controller set | everywhere |
 | api-server | ApiServer: agents and clients come in here | everywhere |
 | address-reporter | nothing; reports where this controller can be dialled | everywhere |
+| space-keeper | nothing; makes the spaces what the charm's option says | on the primary controller |
 | api-address-setter | nothing; publishes where agents and clients are to go | on the primary controller |
 | model-worker-manager | nothing; an engine for each model, with the table of models/manifolds.py | everywhere |
 | pruner | nothing; removes rows that nothing asks for any more | on the primary controller |
@@ -54,6 +55,7 @@ from controller.workers.addresssetter import AddressSetter
 from controller.workers.enrolment import Enrolment
 from controller.workers.machineservice import Machines
 from controller.workers.pruner import Pruner
+from controller.workers.spacekeeper import SpaceKeeper
 from dbaccessor.namespaces import CONTROLLER
 
 LEASES = "lease-manager"
@@ -89,7 +91,7 @@ def controller_manifolds(
         domainschema.NAME: domainschema.manifold(node.NAME),
         "models": offer(lambda get: Models(get(domainschema.NAME, Databases)), (domainschema.NAME,)),
         "controller-config": offer(
-            lambda get: ControllerConfig(get(domainschema.NAME, Databases)), (domainschema.NAME,)
+            lambda get: ControllerConfig(get(domainschema.NAME, Databases).database(CONTROLLER)), (domainschema.NAME,)
         ),
         spaces.NAME: offer(
             lambda get: SpaceService(get(domainschema.NAME, Databases).database(CONTROLLER)), (domainschema.NAME,)
@@ -105,6 +107,7 @@ def controller_manifolds(
         PRIMARY: Manifold(_is_primary, (LEASES, domainschema.NAME)),
         apiserver.NAME: Manifold(lambda get: _api_server(get, own, pages), (domainschema.NAME, "models")),
         "address-reporter": Manifold(lambda get: _address_reporter(get, own), (domainschema.NAME,)),
+        "space-keeper": once(Manifold(lambda get: _space_keeper(get, own), (domainschema.NAME,))),
         "api-address-setter": once(Manifold(lambda get: _address_setter(get, own), (domainschema.NAME,))),
         "model-worker-manager": Manifold(
             lambda get: _model_worker_manager(get, model_plugins, on_model_start),
@@ -148,6 +151,11 @@ def _address_setter(get: Getter, own: Node) -> AddressSetter:
         raise Missing("there is no configuration yet")
     database = get(domainschema.NAME, Databases).database(CONTROLLER)
     return AddressSetter(modelmanifolds.responsibility(get, PRIMARY).fenced(database), conf.api_port)
+
+
+def _space_keeper(get: Getter, own: Node) -> SpaceKeeper:
+    database = get(domainschema.NAME, Databases).database(CONTROLLER)
+    return SpaceKeeper(modelmanifolds.responsibility(get, PRIMARY).fenced(database), lambda: own.worker.conf)
 
 
 def _model_worker_manager(get: Getter, plugins: Plugins, on_start: Callable[[str], None]) -> ModelWorkerManager:

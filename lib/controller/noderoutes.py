@@ -33,7 +33,8 @@ class _Rebuild(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class NodeRoutes:
     """The routes of one daemon. `facts` stand in the status document; `report` and `counted` are the engine's.
 
-    `leave` gives up what is held here, and then leaves the cluster.
+    `address_notes` returns what is to be known of where agents are sent, as last seen here. `leave` gives up what is
+    held here, and then leaves the cluster.
     """
 
     def __init__(
@@ -43,6 +44,7 @@ class NodeRoutes:
         facts: dict[str, Any],
         report: Callable[[], dict[str, Any]],
         counted: Callable[[], Iterable[Metric]],
+        address_notes: Callable[[], Iterable[str]],
         leave: Callable[[], Coroutine[Any, Any, Outcome]],
     ) -> None:
         self._worker = worker
@@ -50,6 +52,7 @@ class NodeRoutes:
         self._facts = facts
         self._report = report
         self._counted = counted
+        self._address_notes = address_notes
         self._leave_in_order = leave
 
     def configchange(self) -> dict[tuple[str, str], Handler]:
@@ -70,7 +73,8 @@ class NodeRoutes:
 
     async def status(self) -> dict[str, Any]:
         """Return the status document of docs/reference/status.md."""
-        return {"schema": STATUS_SCHEMA, **self._facts, **self._worker.status()}
+        notes = list(self._address_notes())
+        return {"schema": STATUS_SCHEMA, **self._facts, **self._worker.status(), "address-notes": notes}
 
     async def report(self) -> dict[str, Any]:
         """Return the engine's report (docs/reference/metrics.md)."""

@@ -94,6 +94,7 @@ class Status(msgspec.Struct, frozen=True, rename="kebab", kw_only=True):
     waits: tuple[Wait, ...] = ()
     conf: Conf = Conf()
     cluster: Cluster | None = None
+    address_notes: tuple[str, ...] = ()  # Of where agents are sent: who is dialled outside of the management space.
 
 
 def parse(body: bytes) -> Status:
@@ -133,6 +134,8 @@ def lines(status: Status, now: datetime.datetime) -> Iterator[Text]:
     yield from _cluster(status.cluster)
     if status.conf.db_unresolved:
         yield Text(f"  without an address yet: controller {', '.join(status.conf.db_unresolved)}", style="yellow")
+    for note in status.address_notes:
+        yield Text(f"  {note}", style="yellow")
     for wait in status.waits:
         yield Text()
         yield from _wait(wait, now)

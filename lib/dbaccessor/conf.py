@@ -11,9 +11,10 @@ configuration when a new one is torn, ill-typed or older, and says what is wrong
 from __future__ import annotations
 
 import ipaddress
+import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 import msgspec
 import yaml
@@ -25,8 +26,20 @@ SCHEMA = 1
 _MAX_BYTES = 1 << 20
 
 
+# The space of whatever lies in no subnet that somebody gave a space.
+DEFAULT_SPACE: Final = "alpha"
+_SPACE: Final = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
+
+
 class BadConf(ValueError):
     """The text is not a valid controller configuration. The message is one sentence that names the key."""
+
+
+class ManagementSpace(msgspec.Struct, frozen=True, rename="kebab"):
+    """The space whose addresses agents are sent to, and its subnets: those that the units' network-get names."""
+
+    name: str
+    subnets: tuple[str, ...] = ()
 
 
 class ControllerConf(msgspec.Struct, frozen=True, rename="kebab", kw_only=True):
@@ -35,6 +48,8 @@ class ControllerConf(msgspec.Struct, frozen=True, rename="kebab", kw_only=True):
     `db_bind_addresses` maps controller ids to numeric IP addresses without a port. `generation` rises with every
     change of what it covers: all keys but `db_voters` and `db_last_index` (advice, see docs/decisions) and the
     keys that belong to this controller alone (`controller_id`, the ports, the latency, `tls`).
+
+    `management_space` is there where the charm's option sets one: then the space is the charm's, and nobody else's.
 
     `tls` is "required", or "off" where every address is of this machine alone: nothing between machines is in clear.
     """
@@ -54,6 +69,7 @@ class ControllerConf(msgspec.Struct, frozen=True, rename="kebab", kw_only=True):
     api_port: int = 17070
     network_latency_ms: int = 10
     tls: Literal["required", "off"] = "required"
+    management_space: ManagementSpace | None = None
     extra: dict[str, Any] = {}
 
     @property
@@ -75,6 +91,8 @@ class ControllerConf(msgspec.Struct, frozen=True, rename="kebab", kw_only=True):
             self.db_bind_addresses,
             tuple(sorted(self.db_unresolved)),
             tuple(sorted(self.departed)),
+            # Nothing where there is none: code that does not know of spaces must count such a one as the same.
+            *(() if self.management_space is None else (msgspec.to_builtins(self.management_space),)),
         )
 
 
@@ -168,6 +186,20 @@ class ConfReader:
         self.conf, self.problem = new, None
 
 
+def space_problem(name: str) -> str:
+    """Say in one sentence why no space can have this name, "" when one can."""
+    if _SPACE.fullmatch(name):
+        return ""
+    return f"{name!r} is no name of a space: lower case letters, digits and single hyphens"
+
+
+def own_space_problem(name: str) -> str:
+    """As space_problem, for a space that is to have subnets of its own."""
+    if name == DEFAULT_SPACE:
+        return f"{name!r} has no subnets of its own: it is whatever lies in no other space; choose another name"
+    return space_problem(name)
+
+
 def is_loopback(address: str) -> bool:
     """Whether what is sent to this IP address never leaves the machine."""
     ip = ipaddress.ip_address(address)
@@ -218,3 +250,15 @@ def _check(conf: ControllerConf) -> None:
         both = sorted(set(ids) & set(conf.db_bind_addresses))
         if both:
             raise BadConf(f"controller {both[0]} is both in db-bind-addresses and in {key}")
+    if conf.management_space is not None:
+        _check_space(conf.management_space)
+
+
+def _check_space(space: ManagementSpace) -> None:
+    if problem := own_space_problem(space.name):
+        raise BadConf(f"management-space: {problem}")
+    for subnet in space.subnets:
+        try:
+            ipaddress.ip_network(subnet)
+        except ValueError as error:
+            raise BadConf(f"management-space: {subnet!r} is no subnet: {error}") from error

@@ -67,7 +67,7 @@ class FakeAgents:
     async def secret_hash(self, model_uuid: str, tag: str) -> str | None:
         return self.kept.get(tag) if model_uuid in ("", MODEL_UUID) else None
 
-    async def set_secret_hash(self, model_uuid: str, tag: str, hash: str) -> bool:
+    async def set_secret_hash(self, model_uuid: str, tag: str, hash: str, place: str) -> bool:
         if await self.secret_hash(model_uuid, tag) is None:
             return False
         self.kept[tag] = hash

@@ -76,6 +76,7 @@ class Model:
         self.app_bag: dict[str, str] = {}
         self.published: list[AppBag] = []
         self.secrets: frozenset[testing.Secret] = frozenset()
+        self.space = ""
         self.leader: int | None = None
         self.next_number = 0
         self.foundings: list[tuple[int, str]] = []
@@ -135,10 +136,12 @@ class Model:
             local_unit_data=dict(host.bag),
             peers_data={n: dict(self.hosts[n].bag) if n in self.hosts else {} for n in host.sees},
         )
+        cards = network(*host.addresses)
         given = testing.State(
             leader=self.leader == number,
             relations={relation},
-            networks={network(*host.addresses)},
+            networks={cards, dataclasses.replace(cards, binding_name="management")},
+            config={"juju-mgmt-space": self.space},
             secrets=self.secrets,
         )
         try:

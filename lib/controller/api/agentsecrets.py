@@ -1,15 +1,18 @@
 """What is kept of agents' secrets: rows of each model's own database, where the machines are too (table agent_secret).
 
 So whoever provides a machine gives its agent the first secret in the same fenced transaction. From then on the agent
-replaces it by itself. An agent logs in to its model; one that names none means the controllers' own.
+replaces it by itself, at its first login: then a machine that somebody brings is there, and its row says so.
+An agent logs in to its model; one that names none means the controllers' own.
 """
 
 from __future__ import annotations
 
 from typing import Protocol
 
+from controller.api import scopes
 from controller.api.domain import Model
 from controller.api.users import Runs, twice_is_once
+from controller.workers import machinerows
 from dbaccessor.database import Transaction
 
 _CONTROLLER_MODEL = "controller"
@@ -53,8 +56,8 @@ class AgentSecrets:
         )
         return str(found.rows[0][0]) if found.rows else None
 
-    async def set_secret_hash(self, model_uuid: str, tag: str, hash: str) -> bool:
-        """Replace what is kept. Return False if there is no such agent."""
+    async def set_secret_hash(self, model_uuid: str, tag: str, hash: str, place: str) -> bool:
+        """Replace what is kept. Return False if there is no such agent. `place` is where its machine is."""
         database = await self._database(model_uuid)
         if database is None:
             return False
@@ -63,6 +66,7 @@ class AgentSecrets:
             found = await tx.query("SELECT 1 FROM agent_secret WHERE tag = ?", (tag,))
             if found.rows:
                 await provide(tx, tag, hash)
+                await machinerows.came(tx, tag, _address(place))
             return bool(found.rows)
 
         return await twice_is_once(database, change)
@@ -72,3 +76,9 @@ class AgentSecrets:
             if model.uuid == model_uuid or (not model_uuid and model.name == _CONTROLLER_MODEL):
                 return self._databases.database(model.uuid) if model.life != "dead" else None
         return None
+
+
+def _address(place: str) -> str:
+    """Return an address as it is written, ::ffff:10.0.0.1 as 10.0.0.1; "" for what is none."""
+    ip = scopes.parse(place)
+    return "" if ip is None else str(ip)

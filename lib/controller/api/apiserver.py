@@ -21,8 +21,8 @@ from controller.api.pages import Sources
 from controller.api.published import PublishedAddresses
 from controller.api.registration import Registration
 from controller.api.server import Server
-from controller.api.settings import Settings
 from controller.api.users import Runs, UserStore
+from controller.controllerconfig import ControllerConfig
 from controller.engine import Bounce
 from controller.models.service import Models
 from controller.node import Databases
@@ -107,7 +107,7 @@ class ApiServer:
         self._about = About(databases, certificate)
         self._users = UserStore(database)
         self._addresses = PublishedAddresses(database, made_for.api_port)
-        domain = Domain(self._about, self._users, AgentSecrets(rows), rows, self._addresses, Settings(database))
+        domain = Domain(self._about, self._users, AgentSecrets(rows), rows, self._addresses, ControllerConfig(database))
         self._server = Server(domain, sources, certificate.context, self._made_for[0], self._made_for[1])
 
     async def run(self) -> None:
@@ -126,6 +126,11 @@ class ApiServer:
                 raise moved.exceptions[0] from None
             finally:
                 self._server.unbind()  # A task that is cancelled before it began has no finally of its own.
+
+    @property
+    def address_notes(self) -> tuple[str, ...]:
+        """What an operator should know of where agents are sent; nothing where there is no API to be sent to."""
+        return () if self._server is None else self._addresses.notes
 
     def report(self) -> dict[str, Any]:
         """Return the server's report, or why there is none."""

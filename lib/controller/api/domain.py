@@ -61,8 +61,8 @@ class Agents(Protocol):
 
     async def secret_hash(self, model_uuid: str, tag: str) -> str | None: ...
 
-    async def set_secret_hash(self, model_uuid: str, tag: str, hash: str) -> bool:
-        """Return False if there is no such agent."""
+    async def set_secret_hash(self, model_uuid: str, tag: str, hash: str, place: str) -> bool:
+        """The agent, at the address `place`, has made a secret of its own. Return False if there is no such agent."""
         ...
 
 

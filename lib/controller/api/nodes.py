@@ -21,7 +21,8 @@ import msgspec
 
 from controller import changes
 from controller.api import scopes
-from controller.api.selection import DEFAULT_SPACE, Controller, Network, Servers, Spaces
+from controller.api.selection import Controller, Network, Servers, Spaces
+from dbaccessor.conf import DEFAULT_SPACE
 from dbaccessor.database import Transaction
 from dbaccessor.dqlite.connection import Rows
 from dbaccessor.dqlite.wire import Parameters
@@ -119,12 +120,17 @@ async def published(tx: Asks, audience: str) -> Published | None:
     found = await tx.query("SELECT servers, revision, notes FROM api_servers WHERE audience = ?", (audience,))
     if not found.rows:
         return None
-    text, revision, notes = found.rows[0]
+    text, revision, told = found.rows[0]
     pairs = msgspec.json.decode(str(text), type=tuple[tuple[str, tuple[str, ...]], ...])
     servers = tuple(
         Servers(controller_id, tuple(map(scopes.hostport, addresses))) for controller_id, addresses in pairs
     )
-    return Published(servers, int(str(revision)), msgspec.json.decode(str(notes), type=tuple[str, ...]))
+    return Published(servers, int(str(revision)), notes(told))
+
+
+def notes(column: object) -> tuple[str, ...]:
+    """Return the notes of a row of api_servers."""
+    return msgspec.json.decode(str(column), type=tuple[str, ...])
 
 
 async def publish(tx: Transaction, audience: str, wanted: Published) -> None:
@@ -155,11 +161,11 @@ async def set_space(tx: Transaction, name: str, subnets: Iterable[str]) -> bool:
 
     Raises BadSpace, having changed nothing.
     """
-    wanted = {str(network) for network in _networks(subnets)}
+    wanted = {str(network) for network in networks(subnets)}
     if name == DEFAULT_SPACE or not name:
         raise BadSpace(f"space {name!r} cannot be made: {DEFAULT_SPACE} is whatever lies in no other space")
     before = await spaces(tx)
-    if name in before.names and {str(n) for n, space in before.of_subnet.items() if space == name} == wanted:
+    if name in before.names and {str(n) for n in before.subnets(name)} == wanted:
         return False
     await tx.execute("INSERT INTO space (name) VALUES (?) ON CONFLICT (name) DO NOTHING", (name,))
     await tx.execute("DELETE FROM subnet WHERE space = ?", (name,))
@@ -177,7 +183,13 @@ async def remove_space(tx: Transaction, name: str) -> bool:
     return (await tx.execute("DELETE FROM space WHERE name = ?", (name,))).rows_affected > 0
 
 
-def _networks(subnets: Iterable[str]) -> Sequence[Network]:
+async def remove_subnet(tx: Transaction, subnet: Network) -> None:
+    """Take a subnet from the space it is in."""
+    await tx.execute("DELETE FROM subnet WHERE cidr = ?", (str(subnet),))
+
+
+def networks(subnets: Iterable[str]) -> Sequence[Network]:
+    """Return these subnets. Raises BadSpace, which names the one that is none."""
     found = []
     for text in subnets:
         try:

@@ -24,7 +24,7 @@ log = logging.getLogger(__name__)
 
 _LOOK_SECONDS: Final = 0.5
 _DEADLINE_SECONDS: Final = 5.0
-_REVISION: Final = "SELECT revision FROM api_servers WHERE audience = ?"
+_REVISION: Final = "SELECT revision, notes FROM api_servers WHERE audience = ?"
 
 
 class Reads(Runs, Protocol):
@@ -44,6 +44,12 @@ class PublishedAddresses:
         self._look_seconds = look_seconds
         self._subject = Subject()
         self._revision: int | None = None
+        self._notes: tuple[str, ...] = ()
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What an operator should know of the agents' list, as `run` last saw it: a fallback, a controller left out."""
+        return self._notes
 
     async def for_agents(self) -> Servers:
         """Return where agents are to go, a list for each controller."""
@@ -72,6 +78,7 @@ class PublishedAddresses:
             _REVISION, (AGENTS,), consistency="leader", deadline_seconds=_DEADLINE_SECONDS
         )
         revision = int(str(found.rows[0][0])) if found.rows else 0
+        self._notes = nodes.notes(found.rows[0][1]) if found.rows else ()
         if revision != self._revision:
             self._subject.changed()
         self._revision = revision

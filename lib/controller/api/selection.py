@@ -20,9 +20,7 @@ from dataclasses import dataclass
 
 from controller.api import scopes
 from controller.api.scopes import HostPort, Scope, Want
-
-# The space of whatever lies in no subnet that somebody gave a space.
-DEFAULT_SPACE = "alpha"
+from dbaccessor.conf import DEFAULT_SPACE
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
@@ -41,6 +39,18 @@ class Spaces:
         if not around:
             return DEFAULT_SPACE
         return self.of_subnet[max(around, key=lambda network: network.prefixlen)]
+
+    def subnets(self, space: str) -> frozenset[Network]:
+        """Return the subnets of a space."""
+        return frozenset(network for network, name in self.of_subnet.items() if name == space)
+
+    def within(self, space: str, networks: Iterable[Network]) -> list[Network]:
+        """Return those networks that lie inside of a subnet of this space."""
+        return sorted((n for n in networks if any(_is_inside(n, own) for own in self.subnets(space))), key=str)
+
+    def stolen(self, space: str) -> list[Network]:
+        """Return the subnets of other spaces that lie inside of one of this space, and so take addresses from it."""
+        return self.within(space, (network for network, name in self.of_subnet.items() if name != space))
 
     def knows(self, space: str) -> bool:
         return space == DEFAULT_SPACE or space in self.names or space in self.of_subnet.values()
@@ -142,11 +152,17 @@ def _servers(controller: Controller, addresses: Iterable[str], want: Want) -> Se
 
 def _why(controller: Controller, spaces: Spaces, space: str) -> str:
     if not spaces.knows(space):
-        return f"juju-mgmt-space is {space}, and no space has that name: agents dial all addresses"
+        return f"juju-mgmt-space is {space}, and no space has that name: agents get all addresses"
     return (
         f"controller {controller.controller_id} has no address in juju-mgmt-space {space}:"
-        " agents dial all of its addresses; give it one there, or choose another space"
+        " agents get all of its addresses; give it one there, or choose another space"
     )
+
+
+def _is_inside(one: Network, other: Network) -> bool:
+    if isinstance(one, ipaddress.IPv4Network):
+        return isinstance(other, ipaddress.IPv4Network) and one.subnet_of(other)
+    return isinstance(other, ipaddress.IPv6Network) and one.subnet_of(other)
 
 
 def _normal(address: str) -> str:

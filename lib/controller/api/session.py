@@ -59,6 +59,10 @@ class Session:
     def model_uuid(self) -> str:
         return self._model_uuid
 
+    @property
+    def place(self) -> str:
+        return self._stream.place
+
     def add_watcher(self, watcher: Watcher) -> str:
         """Keep a watcher for this connection and return its id. Raises RPCError when there are too many."""
         if len(self._watchers) >= self._limits.watchers:

@@ -5,12 +5,12 @@ from __future__ import annotations
 from typing import Final
 
 from controller.answering import Nothing, Route
-from controller.api import nodes
+from controller.api import charmspace, nodes
 from controller.api.nodes import BadSpace, Published
-from controller.api.selection import DEFAULT_SPACE
 from controller.api.spacemessages import Answer, Named, Space, Wanted
 from controller.api.users import Runs, twice_is_once
 from dbaccessor import errors
+from dbaccessor.conf import DEFAULT_SPACE
 from dbaccessor.database import Transaction
 
 NAME: Final = "spaces"
@@ -27,10 +27,14 @@ class SpaceService:
         return await self._database.run(_read, read_only=True)
 
     async def set(self, name: str, subnets: tuple[str, ...]) -> Answer:
-        """Make a space of exactly these subnets, taking them from others. Raises Refused, having changed nothing."""
+        """Make a space of exactly these subnets, taking them from others. Raises Refused, having changed nothing.
+
+        The space that the charm sets, and its subnets, are the charm's.
+        """
 
         async def change(tx: Transaction) -> Answer:
             try:
+                await charmspace.refuse_space(tx, name, subnets)
                 await nodes.set_space(tx, name, subnets)
             except BadSpace as error:
                 raise errors.Refused(str(error)) from error
@@ -44,6 +48,7 @@ class SpaceService:
         async def change(tx: Transaction) -> Answer:
             if name == DEFAULT_SPACE:
                 raise errors.Refused(f"space {name} cannot be removed: it is whatever lies in no other space")
+            await charmspace.refuse_space(tx, name)
             if await nodes.management_space(tx) == name:
                 raise errors.Refused(
                     f"agents are sent to space {name}: run `hactl controller-config juju-mgmt-space=` first"
@@ -59,11 +64,9 @@ async def _read(tx: Transaction) -> Answer:
     names = sorted({DEFAULT_SPACE, *spaces.names})
     agents, clients = await nodes.published(tx, nodes.AGENTS), await nodes.published(tx, nodes.CLIENTS)
     return Answer(
-        spaces=tuple(
-            Space(name, tuple(sorted(str(n) for n, space in spaces.of_subnet.items() if space == name)))
-            for name in names
-        ),
+        spaces=tuple(Space(name, tuple(sorted(map(str, spaces.subnets(name))))) for name in names),
         management_space=await nodes.management_space(tx),
+        charm_space=(await charmspace.mark(tx)).space,
         agents=_listed(agents),
         clients=_listed(clients),
         notes=() if agents is None else agents.notes,

@@ -66,5 +66,7 @@ def _tell(found: Answer, format: Format) -> None:
     lists = [(i, " ".join(found.agents.get(i, ())), " ".join(found.clients[i])) for i in found.clients]
     for line in columns(("CONTROLLER", "AGENTS", "CLIENTS"), lists):
         typer.echo(line)
+    if found.charm_space:
+        typer.echo(f"space {found.charm_space} is set by the charm's option juju-mgmt-space")
     for note in found.notes:
         typer.echo(f"note: {note}")

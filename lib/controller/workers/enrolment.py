@@ -18,6 +18,7 @@ from controller.api.certificate import ServerCertificate
 from controller.api.messages import Epoch, Servers
 from controller.api.scopes import HostPort
 from controller.node import Databases
+from controller.workers import machinerows
 from controller.workers.machines import Machine
 from controller.workers.provider import File
 from dbaccessor import errors, tlsfiles
@@ -30,7 +31,7 @@ from dbaccessor.tlsfiles import BadCredentials
 
 def tag_of(machine: Machine) -> str:
     """Return the name by which a machine's agent logs in."""
-    return f"machine-{machine.number}"
+    return f"{machinerows.MACHINE_TAG}{machine.number}"
 
 
 async def secret_of(tx: Transaction, machine: Machine) -> str:

@@ -36,7 +36,7 @@ async def _settings(config: ControllerConfig, _: Nothing) -> dict[str, Any]:
 
 
 async def _set(config: ControllerConfig, wanted: Changed) -> dict[str, Any]:
-    await config.set(wanted.key, wanted.value)
+    await config.set({wanted.key: wanted.value})
     return {"settings": {wanted.key: wanted.value}}
 
 

@@ -11,6 +11,8 @@ from dbaccessor import errors
 from dbaccessor.transaction import Transaction
 
 _COLUMNS = "uuid, number, state, reason, manual, attempts, retry_seconds, instance, address"
+# An agent's name is this and its machine's number.
+MACHINE_TAG = "machine-"
 _WANT_SOMETHING = (
     f"SELECT {_COLUMNS} FROM machine WHERE state IN ('pending', 'starting', 'stopping', 'error') AND manual = 0 "
     "AND (state != 'error' OR retry_seconds IS NOT NULL) ORDER BY number"
@@ -82,6 +84,18 @@ async def remove(tx: Transaction, numbers: Iterable[int]) -> tuple[Machine, ...]
             await replace(tx, before, after)
         removed.append(after)
     return tuple(removed)
+
+
+async def came(tx: Transaction, tag: str, address: str) -> bool:
+    """The agent of this tag is there, at this address. Return whether that moved a machine on: only a manual one."""
+    number = tag.removeprefix(MACHINE_TAG)
+    if number == tag or not number.isdecimal():
+        return False
+    rows = (await tx.query(f"SELECT {_COLUMNS} FROM machine WHERE number = ?", (int(number),))).rows
+    for machine in _machines(rows):
+        if machine.manual and machine.state is not State.STOPPED:
+            return await replace(tx, machine, machines.came(machine, address))
+    return False
 
 
 async def replace(tx: Transaction, before: Machine, after: Machine) -> bool:

@@ -2,7 +2,7 @@
 
 | state | means | who moves it on |
 |---|---|---|
-| pending | wanted, and nobody has asked a provider for it yet | the provisioner |
+| pending | wanted, and nobody has asked a provider for it yet | the provisioner; its agent, where it is manual |
 | starting | the intent is written: a provider may be asked, or may have been | the provisioner, this one or the next |
 | started | its instance runs | only a removal |
 | error | it did not start; `retry_seconds` says in how long it is tried again, None: never by itself | as starting |
@@ -13,7 +13,7 @@ Two properties carry the safety of what a provisioner does outside the database.
 only after `starting` was committed, so a machine that is still pending has no instance. And `stopping` leads nowhere
 but to `stopped`, so whoever has once read that a machine is not wanted may act on it however late.
 
-A manual machine is one that somebody brings: no provider is asked for it.
+A manual machine is one that somebody brings: no provider is asked for it, and it has started when its agent has come.
 """
 
 from __future__ import annotations
@@ -97,6 +97,12 @@ def started(machine: Machine, instance: str, address: str) -> Machine:
     """The provider has its instance. Raises NotNow, also when it is not wanted any more."""
     _require(machine, machine.state is State.STARTING, "have started")
     return replace(machine, state=State.STARTED, reason="", instance=instance, address=address, attempts=0)
+
+
+def came(machine: Machine, address: str) -> Machine:
+    """The agent of a manual machine has come, from this address; enrolled anew, it comes again. Raises NotNow."""
+    _require(machine, machine.manual and machine.state in (State.PENDING, State.STARTED), "have its agent come")
+    return replace(machine, state=State.STARTED, reason="", instance=f"manual:{address}", address=address)
 
 
 def failed(machine: Machine, reason: str, *, again: bool) -> Machine:

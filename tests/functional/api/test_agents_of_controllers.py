@@ -62,6 +62,10 @@ def test_an_agent_follows_what_controllers_publish_and_survives_the_loss_of_its_
     with Agentd(conf) as agentd:
         mine = int(until(agentd.controller, "connected"))
         assert file.read().apipassword not in ("", first.oldpassword), "it has made a password of its own"
+        (machine,) = hactl.ask(cluster.state_dir(1), "machines")["machines"]
+        assert (machine["state"], machine["reason"]) == ("started", ""), "and its machine is there"
+        assert machine["instance"] == f"manual:{machine['address']}"
+        assert machine["address"].startswith("127.")
         epoch = file.read().epoch
         assert epoch is not None
         assert epoch.number == cluster.epoch(mine)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -59,3 +60,50 @@ def test_the_management_space_moves_the_agents_list_within_seconds_and_never_the
     done = hactl.run(first, "add-space", "blue", "10.1.0.1/16")
     assert done.returncode == 1
     assert "'10.1.0.1/16' is no subnet" in done.stderr
+
+
+def test_the_space_of_the_configuration_is_the_cluster_s_whoever_is_responsible(cluster: Cluster):
+    cluster.form(3)
+
+    def configure(on: list[int], name: str) -> None:
+        space = {"name": name, "subnets": [f"{cluster.address(on[0])}/32"]} if name else None
+        cluster.configure(range(3), told=on, **{"management-space": space})
+
+    def shown(n: int) -> dict[str, Any]:
+        done = hactl.run(cluster.state_dir(n), "spaces", "--format", "json")
+        return json.loads(done.stdout) if done.returncode == 0 else {"charm-space": None}
+
+    def notes(n: int) -> list[str]:
+        return list(cluster.status(n).get("address-notes", []))
+
+    configure([0, 1, 2], "blue")
+    cluster.wait(lambda: shown(1)["charm-space"] == "blue", "the rows say what the configuration says")
+    assert shown(2)["management-space"] == "blue"
+    assert "space blue is set by the charm's option" in hactl.run(cluster.state_dir(2), "spaces").stdout
+    cluster.wait(lambda: all(len(notes(n)) == 2 for n in range(3)), "every status says who is outside")
+    assert "controller 1 has no address in juju-mgmt-space blue: agents get all of its addresses" in notes(0)[0]
+    done = hactl.run(cluster.state_dir(0), "status")
+    assert (done.returncode, notes(0)[0] in " ".join(done.stdout.split())) == (0, True), done
+    for words in (
+        ("controller-config", "juju-mgmt-space="),
+        ("add-space", "blue", "10.9.0.0/16"),
+        ("add-space", "red", f"{cluster.address(0)}/32"),
+        ("remove-space", "blue"),
+    ):
+        done = hactl.run(cluster.state_dir(2), *words)
+        assert (done.returncode, "`juju config controller juju-mgmt-space=…`" in done.stderr) == (1, True), done
+
+    # Whoever is responsible next goes on with what its own configuration says, and never with an older one.
+    held = {lease["name"]: lease["holder"] for lease in hactl.ask(cluster.state_dir(0), "leases")["leases"]}
+    primary = int(held["loopback"])
+    left = [n for n in range(3) if n != primary]
+    cluster.kill(primary)
+    configure(left, "red")
+    cluster.wait(lambda: shown(left[0])["charm-space"] == "red", "another controller does it", 60)
+    assert [s["name"] for s in shown(left[0])["spaces"]] == ["alpha", "red"]
+    configure(left, "")
+    cluster.wait(lambda: not shown(left[0])["charm-space"], "and takes it away")
+    assert shown(left[1])["management-space"] == ""
+    cluster.wait(lambda: not any(notes(n) for n in left), "nothing is left to say")
+    hactl.ask(cluster.state_dir(left[0]), "add-space", "blue", "10.9.0.0/16")
+    hactl.ask(cluster.state_dir(left[0]), "controller-config", "juju-mgmt-space=blue")

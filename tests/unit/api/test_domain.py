@@ -17,9 +17,10 @@ from controller.api.nodes import Published
 from controller.api.published import PublishedAddresses
 from controller.api.scopes import HostPort
 from controller.api.selection import Servers
-from controller.api.settings import Settings
 from controller.api.users import UserStore
 from controller.api.watching import Subject
+from controller.controllerconfig import ControllerConfig
+from controller.workers import machinerows
 from dbaccessor import errors
 from fakedomain import MODEL_UUID, FakeAgents, FakeConfig, FakeUsers
 from sqlitedatabase import SqliteDatabase
@@ -68,7 +69,7 @@ def agents(request: pytest.FixtureRequest) -> Agents:
     return request.param()
 
 
-@pytest.fixture(params=[lambda: Settings(SqliteDatabase(*CONTROLLER)), FakeConfig], ids=["rows", "fake"])
+@pytest.fixture(params=[lambda: ControllerConfig(SqliteDatabase(*CONTROLLER)), FakeConfig], ids=["rows", "fake"])
 def config(request: pytest.FixtureRequest) -> Config:
     return request.param()
 
@@ -149,10 +150,36 @@ def test_agents_are_known_in_their_model_alone_and_replace_their_secret(agents: 
         assert await agents.secret_hash("gone", "machine-0") is None
         assert await agents.secret_hash("unknown", "machine-0") is None
         assert await agents.secret_hash("", "machine-1") is None
-        assert await agents.set_secret_hash(MODEL_UUID, "machine-0", "fresh")
-        assert not await agents.set_secret_hash("web", "machine-0", "fresh")
-        assert not await agents.set_secret_hash("", "machine-1", "fresh")
+        assert await agents.set_secret_hash(MODEL_UUID, "machine-0", "fresh", "10.0.0.9")
+        assert not await agents.set_secret_hash("web", "machine-0", "fresh", "10.0.0.9")
+        assert not await agents.set_secret_hash("", "machine-1", "fresh", "10.0.0.9")
         assert await agents.secret_hash("", "machine-0") == "fresh"
+
+    asyncio.run(play())
+
+
+def test_a_manual_machine_has_started_when_its_agent_made_a_secret_of_its_own():
+    models = Models()
+    database = models.databases["web"]
+    agents = AgentSecrets(models)
+
+    async def rows() -> list[tuple[object, ...]]:
+        found = await database.run(lambda tx: tx.query("SELECT number, state, instance, address, reason FROM machine"))
+        return [tuple(row) for row in found.rows]
+
+    async def play() -> None:
+        await database.run(lambda tx: machinerows.add(tx, ["u-0"], manual=True))
+        await database.run(lambda tx: machinerows.add(tx, ["u-1"]))
+        for tag in ("machine-0", "machine-1", "unit-x-0", "machine-00x"):
+            await database.run(lambda tx, tag=tag: agentsecrets.provide(tx, tag, "first"))
+            assert await agents.set_secret_hash("web", tag, "own", "::ffff:10.0.0.9")
+        provided = (1, "pending", "", "", "")
+        assert await rows() == [(0, "started", "manual:10.0.0.9", "10.0.0.9", ""), provided], "no other is moved by it"
+        await agents.set_secret_hash("web", "machine-0", "again", "fd00::9")
+        assert await rows() == [(0, "started", "manual:fd00::9", "fd00::9", ""), provided], "enrolled anew, elsewhere"
+        await database.run(lambda tx: machinerows.remove(tx, [0]))
+        await agents.set_secret_hash("web", "machine-0", "late", "10.0.0.9")
+        assert [row[1] for row in await rows()] == ["stopped", "pending"]
 
     asyncio.run(play())
 
@@ -192,8 +219,9 @@ def test_what_the_cluster_keeps_beside_the_settings_is_neither_told_nor_changed(
     database.sqlite.execute("INSERT INTO controller_config VALUES ('cluster-uuid', 'u')")
 
     async def play() -> None:
-        settings = Settings(database)
+        settings = ControllerConfig(database)
         assert await settings.config() == {}
+        assert await settings.all() == {"local-provider": "", "juju-mgmt-space": ""}
         with pytest.raises(errors.Refused):
             await settings.set({"cluster-uuid": "x"})
 
@@ -260,6 +288,26 @@ def test_those_who_watch_hear_of_the_agents_list_and_of_no_other(recwarn: pytest
             await waiting
         watcher.stop()
         running.cancel()
+
+    asyncio.run(play())
+
+
+def test_notes_that_change_alone_are_seen_and_wake_nobody():
+    async def play() -> None:
+        cluster = Cluster()
+        await cluster.publish(nodes.AGENTS, 1, "10.0.0.1")
+        running = asyncio.create_task(cluster.addresses.run())
+        watcher = cluster.addresses.watch()
+        async with asyncio.timeout(5):
+            await watcher.next()
+        waiting = asyncio.create_task(watcher.next())
+        published = Published((Servers("0", (HostPort("10.0.0.1", 17071),)),), 1, ("controller 0 has none there",))
+        await cluster.database.run(lambda tx: nodes.publish(tx, nodes.AGENTS, published))
+        await until(lambda: cluster.addresses.notes == published.notes, "the notes")
+        assert not waiting.done()
+        watcher.stop()
+        running.cancel()
+        await asyncio.gather(waiting, running, return_exceptions=True)
 
     asyncio.run(play())
 

@@ -57,6 +57,12 @@ def test_every_text_is_quoted_so_that_an_id_stays_text():
         db_voters=st.lists(_id, max_size=3).map(tuple),
         db_last_index=st.integers(0, 1 << 60),
         network_latency_ms=st.integers(5, 1000),
+        management_space=st.none()
+        | st.builds(
+            conf.ManagementSpace,
+            st.sampled_from(["mgmt", "no", "1e3", "a-b"]),
+            st.lists(st.ip_addresses().map(str), max_size=3).map(tuple),
+        ),
         extra=st.dictionaries(_id.map(lambda key: f"x-{key}"), _text | st.integers() | st.lists(_text), max_size=3),
     )
 )

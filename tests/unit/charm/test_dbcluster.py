@@ -1,11 +1,14 @@
 """Flow 1, hop 2: what stands in the databags, and what is made of nonsense in them."""
 
+import dataclasses
 import json
+from hashlib import sha256
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from dbaccessor.conf import ManagementSpace
 from dbcluster import AppBag, BadBag, DbState, UnitBag, assigned_id, digest
 
 STATE = json.dumps(
@@ -18,6 +21,7 @@ STATE = json.dumps(
         "voters": ["0", "3"],
     }
 )
+SPACE = ManagementSpace("mgmt", ("10.1.0.0/24",))
 _id = st.from_regex(r"[0-9]{1,3}", fullmatch=True)
 
 
@@ -33,6 +37,7 @@ _id = st.from_regex(r"[0-9]{1,3}", fullmatch=True)
         departed=st.lists(_id, unique=True).map(lambda ids: tuple(sorted(ids))),
         units=st.dictionaries(_id, _id.map(lambda n: f"controller/{n}")),
         db_state=st.sampled_from(["", STATE]),
+        management_space=st.sampled_from([None, SPACE, ManagementSpace("blue")]),
     )
 )
 def test_an_app_bag_that_was_dumped_comes_back(bag: AppBag):
@@ -43,10 +48,13 @@ def test_a_unit_bag_that_was_dumped_comes_back():
     bag = UnitBag("0", "10.0.0.4", rendered=3, digest="ab", cluster_uuid="u-1", db_state=STATE)
 
     assert UnitBag.parse(bag.dump()) == bag
+    for said in ((), ("10.1.0.0/24", "fd00::/64")):
+        assert UnitBag.parse(UnitBag("0", management=said).dump()).management == said
 
 
 def test_the_keys_and_forms_of_the_app_bag_are_the_contract_s():
     bag = AppBag(4, "u-1", "0", True, {"10": "10.0.0.4", "2": "10.0.0.5"}, ("3",), ("1",), {"2": "c/2"}, STATE)
+    bag = dataclasses.replace(bag, management_space=SPACE)
 
     assert bag.dump() == {
         "schema": "1",
@@ -60,6 +68,7 @@ def test_the_keys_and_forms_of_the_app_bag_are_the_contract_s():
         "units": '{"2": "c/2"}',
         "db-state": STATE,
         "certificates": "",
+        "management-space": '{"name": "mgmt", "subnets": ["10.1.0.0/24"]}',
     }
 
 
@@ -70,7 +79,13 @@ def test_an_empty_bag_is_generation_zero():
 
 @pytest.mark.parametrize(
     ("key", "value"),
-    [("rendered", "many"), ("rendered", "-3"), ("db-bind-address", "10.0.0.4:17666"), ("schema", "x")],
+    [
+        ("management-subnets", "{"),
+        ("rendered", "many"),
+        ("rendered", "-3"),
+        ("db-bind-address", "10.0.0.4:17666"),
+        ("schema", "x"),
+    ],
 )
 def test_a_key_of_a_peer_that_makes_no_sense_is_as_if_absent(key: str, value: str):
     assert UnitBag.parse({key: value}) == UnitBag()
@@ -97,9 +112,16 @@ def test_an_app_bag_of_a_newer_schema_is_refused_with_the_remedy():
         AppBag.parse({"schema": "2", "generation": "1"})
 
 
-def test_an_app_bag_that_is_no_json_is_refused():
+@pytest.mark.parametrize("key", ["db-bind-addresses", "management-space"])
+def test_an_app_bag_that_is_no_json_is_refused(key: str):
     with pytest.raises(BadBag, match="cannot be read"):
-        AppBag.parse({"db-bind-addresses": "{"})
+        AppBag.parse({key: "{"})
+
+
+def test_without_a_space_the_digest_is_that_of_a_version_that_knows_of_none():
+    old = ["u-1", "0", True, {"0": "10.0.0.4"}, [], []]
+
+    assert AppBag(4, "u-1", "0", True, {"0": "10.0.0.4"}).digest() == sha256(json.dumps(old).encode()).hexdigest()[:16]
 
 
 def test_the_conf_of_a_controller_carries_what_the_bag_says_and_what_is_its_own():

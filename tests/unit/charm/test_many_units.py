@@ -74,6 +74,10 @@ class Units(RuleBasedStateMachine):
         host = self.model.hosts[self._pick(n)]
         host.addresses = [f"10.{network + i}.0.{host.number + 10}/24" for i in range(count)]
 
+    @rule(space=st.sampled_from(["", "blue", "red"]))
+    def the_option_changes(self, space: str) -> None:
+        self.model.space = space
+
     # Hooks, whole and broken, and nodes that act by themselves
 
     @rule(n=nth)
@@ -193,11 +197,17 @@ class Units(RuleBasedStateMachine):
         for host in model.hosts.values():
             assert host.conf is not None
             assert host.conf.covered() == bag.conf("x", network_latency_ms=10, extra={}).covered()
+        self._the_space_is_what_the_bindings_say(bag)
         in_force = {h.node.cluster for h in model.hosts.values() if h.node.cluster} & {bag.cluster_uuid}
         assert len(in_force) <= 1
         if in_force:
             assert bag.bootstrapped
         self._all_are_certified(bag)
+
+    def _the_space_is_what_the_bindings_say(self, bag: AppBag) -> None:
+        has = {f"{a.rpartition('.')[0]}.0/24" for host in self.model.hosts.values() for a in host.addresses}
+        wanted = conf.ManagementSpace(self.model.space, tuple(sorted(has))) if self.model.space else None
+        assert bag.management_space == wanted
 
     def _all_are_certified(self, bag: AppBag) -> None:
         """Everybody has a certificate of the one authority in force, whose key the secret holds."""

@@ -18,6 +18,7 @@ from charmcraft.models.metadata import CharmMetadataLegacy
 from charmcraft.models.project import CharmcraftProject, PlatformCharm
 
 import charm
+import managementspace
 
 ROOT = Path(__file__).parents[3]
 
@@ -115,6 +116,13 @@ def test_the_option_s_default_and_range_are_the_code_s():
     assert option["default"] == charm.LATENCY_DEFAULT
     assert option["default"] in charm.LATENCY_RANGE
     assert f"{charm.LATENCY_RANGE[0]} to {charm.LATENCY_RANGE[-1]}" in option["description"]
+
+
+def test_the_management_binding_and_option_are_the_ones_the_charm_uses():
+    option = yaml.safe_load((ROOT / "config.yaml").read_text())["options"][managementspace.OPTION]
+
+    assert (option["type"], option["default"]) == ("string", "")
+    assert list(yaml.safe_load((ROOT / "metadata.yaml").read_text())["extra-bindings"]) == [managementspace.BINDING]
 
 
 def test_the_interface_of_the_peers_is_the_one_the_charm_uses():

@@ -125,13 +125,14 @@ def test_the_application_says_in_one_line_how_the_cluster_is(status: Status | No
 
 
 def test_results_of_the_action_are_flat_text_under_keys_that_juju_accepts():
-    results = unitstatus.action_results(
-        replaced(SERVING, cluster=replaced(HEALTHY, epoch=Epoch(2, "9f")), conf=Conf(generation=4), raw="{}")
-    )
+    serving = replaced(SERVING, cluster=replaced(HEALTHY, epoch=Epoch(2, "9f")), conf=Conf(generation=4), raw="{}")
+
+    results = unitstatus.action_results(replaced(serving, address_notes=("controller 2 …", "controller 3 …")))
 
     assert all(isinstance(value, str) for value in results.values())
     assert all(key == key.lower() and "_" not in key for key in results)
     assert (results["epoch"], results["generation"], results["voters"]) == ("2", "4", "3")
+    assert results["address-notes"] == "controller 2 …; controller 3 …"
 
 
 def test_results_without_a_cluster_say_why():

@@ -163,6 +163,13 @@ def test_refused_configuration_dropped_members_and_unproven_library_are_not_hidd
     assert "without an address yet: controller 2" in shown
 
 
+def test_a_controller_outside_of_the_management_space_is_said_and_is_no_ill_health():
+    note = "controller 2 has no address in juju-mgmt-space mgmt: agents get all of its addresses"
+
+    assert f"  {note}" in text(**{"address-notes": [note]})
+    assert statusview.exit_code(parsed(**{"address-notes": [note]})) == statusview.HEALTHY
+
+
 def test_forced_reconfiguration_says_where_the_log_ended():
     assert "log ended at index 4711" in text(cluster=cluster(**{"log-ended-at": 4711}))
 

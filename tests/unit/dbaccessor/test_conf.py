@@ -51,6 +51,10 @@ def test_a_good_file_is_read_and_unknown_keys_pass_through():
         ("schema: 1", "tls: maybe", "tls"),
         ("schema: 1", "tls: true", "tls"),
         ("schema: 1", "tls: off", "10.6.6.6 of controller 0 is no loopback address"),
+        ("schema: 1", "management-space: {name: Mgmt}", "management-space: 'Mgmt' is no name of a space"),
+        ("schema: 1", "management-space: {name: alpha}", "'alpha' has no subnets of its own"),
+        ("schema: 1", "management-space: {name: m, subnets: [10.1.0.1/24]}", "'10.1.0.1/24' is no subnet"),
+        ("schema: 1", "management-space: mgmt", "object"),
     ],
 )
 def test_a_wrong_value_is_refused_and_named(old, new, sentence):
@@ -102,6 +106,7 @@ def test_a_successor_must_not_go_back_nor_change_under_one_number():
     assert "controller-id" in (successor_problem(old, parse(GOOD.replace('id: "0"', 'id: "1"'))) or "")
     assert successor_problem(old, parse(GOOD.replace("generation: 4", "generation: 5"))) is None
     assert successor_problem(old, parse(GOOD + "db-last-index: 7\n")) is None
+    assert "other content" in (successor_problem(old, parse(GOOD + "management-space: {name: mgmt}\n")) or "")
 
 
 class TestReader:

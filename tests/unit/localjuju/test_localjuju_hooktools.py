@@ -89,6 +89,24 @@ def test_leadership_config_and_network(ask):
     assert ask.ok("is-leader --format=json") is False
 
 
+def test_an_extra_binding_has_its_space_s_addresses_and_no_relation(ask):
+    app = ask.model.app("app")
+    ask.model.topology.add_subnet("10.88.0.0/24", "mgmt")
+    ask.model.topology.add_address(ask.units[0].machine, "10.88.0.5/24")
+
+    before = ask.model.facts(ask.units[0]).config
+    ask.model.bind(app, {"management": "mgmt"}, force=True)
+
+    found = ask.ok("network-get --format=json management")
+    (card,) = found["bind-addresses"]
+    assert [(a["value"], a["cidr"]) for a in card["addresses"]] == [("10.88.0.5", "10.88.0.0/24")]
+    assert found["ingress-addresses"] == ["10.88.0.5"]
+    assert ask.ok("relation-ids management --format=json") == []
+    assert ask.model.facts(ask.units[0]).config != before, "a binding that changed is config-changed"
+    ask.enter(1)
+    assert 'has no devices in space "mgmt"' in ask("network-get --format=json management").err
+
+
 def test_statuses_take_effect_at_once_and_the_applications_only_by_its_leader(ask):
     ask("status-set --application=False blocked -- do this")
     ask("status-set --application=True active -- fine")

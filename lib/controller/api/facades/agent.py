@@ -62,6 +62,7 @@ async def _set(domain: Domain, caller: Caller, change: EntityPassword) -> ErrorR
     if not _FEWEST_CHARACTERS <= len(change.password) <= _MOST_CHARACTERS:
         sentence = f"an agent's password has {_FEWEST_CHARACTERS} to {_MOST_CHARACTERS} characters"
         return ErrorResult(Fault(sentence, messages.NOT_VALID))
-    if not await domain.agents.set_secret_hash(caller.model_uuid, change.tag, passwords.hashed_secret(change.password)):
+    kept = passwords.hashed_secret(change.password)
+    if not await domain.agents.set_secret_hash(caller.model_uuid, change.tag, kept, caller.place):
         return ErrorResult(Fault(f"{change.tag} not found", messages.NOT_FOUND))
     return ErrorResult()
