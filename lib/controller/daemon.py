@@ -28,7 +28,7 @@ from typing import Any
 
 from prometheus_client.metrics_core import Metric
 
-from controller import answering, manifolds, node, plugins
+from controller import answering, leasemetrics, manifolds, node, plugins
 from controller.api.pages import Sources
 from controller.engine import Engine
 from controller.enginemetrics import EngineMetrics
@@ -126,7 +126,9 @@ class Daemon:
         return bool(self._engine.report()["manifolds"][name]["state"] in ("started", "stopping"))
 
     def _counted(self) -> Iterator[Metric]:
-        return self._metrics.collect(self._engine.report())
+        report = self._engine.report()
+        yield from self._metrics.collect(report)
+        yield from leasemetrics.collect(report)
 
 
 def main(arguments: list[str] | None = None) -> int:
