@@ -214,6 +214,7 @@ class Manager:
         fresh = False
         doubt: errors.Indefinite | None = None
         taken: tuple[Sighting, float] | None = None
+        in_doubt: dict[int, Attempt] = {}
         while True:
             self._check_running()
             self._observer.heed_epoch()
@@ -227,6 +228,14 @@ class Manager:
             if row is None or row.incarnation != self.incarnation:  # Else an attempt of this claim took it, in doubt.
                 other = sightings.of_another(key)
                 taken = None if other is None else (other, self._clock.monotonic())
+            done = None if row is None else in_doubt.get(row.renewals)
+            if done is not None and done.row.is_state_of(row):
+                # What was looked at is as good as the answer that did not come. To try again instead would change the
+                # row again and again while no answer comes, and nobody could ever see it unchanged.
+                self._doubtful.discard(key)
+                doubt, in_doubt = None, {}
+                if (mine := await self._granted(done, taken)) is not None:
+                    return mine
             attempt = self._attempt(key, row, duration_ms)
             # Also when this caller is cancelled before it is answered.
             self._doubtful.add(key)
@@ -235,7 +244,7 @@ class Manager:
                 now = await self._store.move(row, attempt.row, deadline_seconds=seconds)
             except (errors.NotReady, errors.NotLeader, errors.Indefinite) as error:
                 if isinstance(error, errors.Indefinite):
-                    doubt = error
+                    doubt, in_doubt[attempt.row.renewals] = error, attempt
                 if retry.left(deadline) <= _RETRY_SECONDS:
                     raise doubt or error from error
                 await asyncio.sleep(_RETRY_SECONDS)
@@ -244,7 +253,7 @@ class Manager:
                 continue
             # Whatever was in doubt compared with a state that is gone now.
             self._doubtful.discard(key)
-            doubt, fresh = None, True
+            doubt, fresh, in_doubt = None, True, {}
             sightings.note(key, now, self._clock.monotonic())
             if attempt.row.is_state_of(now) and (mine := await self._granted(attempt, taken)) is not None:
                 return mine
