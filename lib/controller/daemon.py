@@ -38,6 +38,7 @@ from controller.notifier import Notifier
 from controller.plugins import Plugins
 from controller.routes import DatabaseRoutes
 from controller.sockets import Sockets
+from controller.workers import machinemetrics
 from dbaccessor import errors, soleowner
 from dbaccessor.dqlite import native
 from dbaccessor.identity import BrokenFile, NewerFile
@@ -129,6 +130,7 @@ class Daemon:
         report = self._engine.report()
         yield from self._metrics.collect(report)
         yield from leasemetrics.collect(report)
+        yield from machinemetrics.collect(report)
 
 
 def main(arguments: list[str] | None = None) -> int:
