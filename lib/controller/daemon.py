@@ -28,7 +28,7 @@ from typing import Any
 
 from prometheus_client.metrics_core import Metric
 
-from controller import answering, manifolds, node, plugins
+from controller import answering, leasemetrics, manifolds, node, plugins
 from controller.api import apiserver
 from controller.api.apiserver import ApiServer
 from controller.api.pages import Sources
@@ -40,6 +40,7 @@ from controller.notifier import Notifier
 from controller.plugins import Plugins
 from controller.routes import DatabaseRoutes
 from controller.sockets import Sockets
+from controller.workers import machinemetrics
 from dbaccessor import errors, soleowner
 from dbaccessor.dqlite import native
 from dbaccessor.identity import BrokenFile, NewerFile
@@ -135,7 +136,10 @@ class Daemon:
         return bool(self._engine.report()["manifolds"][name]["state"] in ("started", "stopping"))
 
     def _counted(self) -> Iterator[Metric]:
-        return self._metrics.collect(self._engine.report())
+        report = self._engine.report()
+        yield from self._metrics.collect(report)
+        yield from leasemetrics.collect(report)
+        yield from machinemetrics.collect(report)
 
 
 def main(arguments: list[str] | None = None) -> int:

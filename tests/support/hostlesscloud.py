@@ -21,8 +21,15 @@ class NoHosts:
         self.up: dict[str, asyncio.Event] = {}
         self.specs: list[Mapping[str, Any]] = []
         self.troubles: list[Exception] = []
+        self._loop: asyncio.AbstractEventLoop | None = None
+
+    def die(self, instance: str) -> None:
+        """Its host goes down by itself. From any thread."""
+        assert self._loop is not None, "nothing was launched yet"
+        self._loop.call_soon_threadsafe(self.up[instance].set)
 
     async def launch(self, instance: str, spec: Mapping[str, Any]) -> str:
+        self._loop = asyncio.get_running_loop()
         await asyncio.sleep(self.seconds)
         if self.troubles:
             raise self.troubles.pop(0)
@@ -43,6 +50,11 @@ async def served(log: Path, hosts: NoHosts | None = None) -> AsyncIterator[str]:
     server = await cloudserver.serve(Cloud(hosts or NoHosts(), cloudlog.CloudLog(log)), "127.0.0.1", 0)
     async with server:
         yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+        server.close()
+        # Whoever was accepted in this very moment has its socket in a task that has not begun: cancelled now, it would
+        # leave the socket open.
+        for _ in range(2):
+            await asyncio.sleep(0)
 
 
 @contextlib.contextmanager

@@ -44,12 +44,14 @@ class Table:
 
 
 class MemoryStore:
-    """One controller's way to the table. `seconds` is how long every answer takes; while `cut` none comes."""
+    """One controller's way to the table. `seconds` is how long every answer takes; while `cut` none comes, and while
+    `deaf` none is heard, though what was asked for is done."""
 
     def __init__(self, table: Table, seconds: float = 0.0) -> None:
         self.table = table
         self.seconds = seconds
         self.cut = False
+        self.deaf = False
         self.troubles: Iterator[Trouble] = iter(())
         self.moves = 0
 
@@ -61,12 +63,18 @@ class MemoryStore:
         if trouble is not None and trouble[0] == "before":
             raise trouble[1]
         row = self.table.move(seen, new)
+        if self.deaf:
+            await asyncio.sleep(deadline_seconds)
+            raise errors.Indefinite("no answer came", code=0)
         if trouble is not None:
             raise trouble[1]
         return row
 
     async def changes(self, mark: int, *, deadline_seconds: float) -> Changes:
         await self._travel(deadline_seconds)
+        if self.deaf:
+            await asyncio.sleep(deadline_seconds)
+            raise errors.NotReady("no answer came")
         return self.table.changes(mark)
 
     async def _travel(self, deadline_seconds: float) -> None:

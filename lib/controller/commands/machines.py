@@ -1,4 +1,4 @@
-"""`hactl machines`, `add-machine`, `enrol-machine`, `remove-machine` and `controller-config`."""
+"""`hactl machines`, `add-machine`, `retry-provisioning`, `enrol-machine`, `remove-machine` and `controller-config`."""
 
 from __future__ import annotations
 
@@ -86,6 +86,22 @@ def remove_machine(
 ) -> None:
     """Remove machines from a model, for good. It returns at once. Repeating it does no harm."""
     _tell(model, _ask(context.obj, "/machines/remove", {"numbers": numbers, "model": model}), format, "removed")
+
+
+def retry_provisioning(
+    context: typer.Context,
+    numbers: Annotated[list[int], typer.Argument(help="Their numbers.", metavar="MACHINE…")],
+    model: ModelOption = CONTROLLER,
+    format: FormatOption = Format.TEXT,
+) -> None:
+    """Have machines that are in error started again, now. It returns at once; `hactl machines` shows what comes of it.
+
+    \b
+    Examples:
+      hactl retry-provisioning 3
+      hactl retry-provisioning --model staging 1 2
+    """
+    _tell(model, _ask(context.obj, "/machines/retry", {"numbers": numbers, "model": model}), format, "tried again")
 
 
 def controller_config(

@@ -17,7 +17,7 @@ from typing import Final
 from controller.leases.clock import Clock
 from controller.leases.holding import Attempt, Held
 from controller.leases.lease import Key
-from controller.leases.responsible import Responsibility
+from controller.leases.responsible import LATE, Responsibility
 from controller.leases.store import Row, Store
 from controller.leases.timing import Timing
 from dbaccessor import errors, retry
@@ -29,6 +29,8 @@ MAX_AT_ONCE: Final = 1024
 
 _TICK_SECONDS = 0.2
 _RETRY_SECONDS = 0.05
+# How a lease can be lost: not renewed in time; another holds it; its row is gone; its fence was raised by another.
+LOSSES: Final = ("late", "taken-over", "freed", "fenced")
 # What is due this part of its interval later is renewed along, so that renewals fall into few batches.
 _AHEAD: Final = 0.25
 
@@ -40,6 +42,7 @@ class Keeper:
         self.held: dict[Key, Held] = {}
         self.leaving: dict[Key, Held] = {}
         self.counters: Counter[str] = Counter()
+        self.losses = Counter(dict.fromkeys(LOSSES, 0))
         # The shortest time that a renewal had left when it came: how near a lease here ever was to being lost.
         self.least_left: float | None = None
         self._store = store
@@ -82,21 +85,27 @@ class Keeper:
             return False
         late, left = held.late, held.responsibility.seconds_left
         if not held.heard(row):
-            self.lose(held, f"controller {row.holder} has taken over" if row and row.holder else "its row was freed")
+            if row is not None and row.holder:
+                self.lose(held, f"controller {row.holder} has taken over", "taken-over")
+            else:
+                self.lose(held, "its row was freed", "freed")
             return False
         self.counters["late-renewals"] += held.late - late
         self.counters["renewals"] += 1
         self.least_left = left if self.least_left is None else min(self.least_left, left)
         return row is not None and row.renewals == attempt.row.renewals and not self._is_over(held)
 
-    def lose(self, held: Held, why: str) -> None:
-        """End what is held, without a word to the database."""
+    def lose(self, held: Held, why: str, kind: str) -> None:
+        """End what is held, without a word to the database. `kind` is one of LOSSES."""
         key = held.row.key
+        if held.responsibility.why_over not in ("", LATE):
+            kind = "fenced"  # The fence of a later holder ended it before.
         held.responsibility.end(why)
         if self.held.get(key) is held:
             del self.held[key]
             self._former[key] = held.responsibility
             self.counters["lost"] += 1
+            self.losses[kind] += 1
             log.warning("lease %s, %s, is lost: %s", key, held.row.token, held.responsibility.why_over)
 
     async def vacated(self, key: Key) -> None:
@@ -212,13 +221,13 @@ class Keeper:
                 left = held.responsibility.seconds_left
                 first = min(first, left)
                 if left <= 0:
-                    self.lose(held, "it was not renewed in time")
+                    self.lose(held, LATE, "late")
             await asyncio.sleep(max(0.001, first))
 
     def _is_over(self, held: Held) -> bool:
         if held.responsibility.seconds_left > 0:
             return False
-        self.lose(held, "it was not renewed in time")
+        self.lose(held, LATE, "late")
         return True
 
 

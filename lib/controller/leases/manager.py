@@ -24,7 +24,9 @@ from controller.leases.lease import Denied, InvalidLease, Key, Token
 from controller.leases.observer import Observer
 from controller.leases.responsible import Responsibility
 from controller.leases.secretary import Secretary
+from controller.leases.sightings import Sighting
 from controller.leases.store import Row, Store
+from controller.leases.takeovers import TakeOvers
 from controller.leases.timing import Timing
 from dbaccessor import errors, retry
 from dbaccessor.identity import Epoch
@@ -71,6 +73,7 @@ class Manager:
         }
         self._observer = Observer(store, self.incarnation, epoch, self.timing, self._clock)
         self._keeper = Keeper(store, self.timing, self._clock)
+        self._takeovers = TakeOvers()
         self._turns = _Turns()
         self._claiming = 0
         self._doubtful: set[Key] = set()
@@ -125,8 +128,12 @@ class Manager:
             async with self._turns.of(key, deadline):
                 held = self._keeper.held.get(key)
                 if held is not None and await self._extend(held, duration_ms, deadline):
+                    self._keeper.counters["extensions"] += 1
                     return held.responsibility
                 return await self._acquire(key, duration_ms, deadline)
+        except Denied:
+            self._keeper.counters["denied"] += 1
+            raise
         finally:
             self._claiming -= 1
 
@@ -173,7 +180,11 @@ class Manager:
             "seen-seconds-ago": None if looked_at is None else round(self._clock.monotonic() - looked_at, 3),
             **({"problem": self._observer.problem} if self._observer.problem else {}),
             "waiting": self._observer.waiting,
+            "held": len(self._keeper.held),
             "counters": dict(self._keeper.counters),
+            "losses": dict(self._keeper.losses),
+            "lookups": dict(self._observer.lookups),
+            "take-overs": self._takeovers.report(),
             **({} if self._keeper.least_left is None else {"least-seconds-left": round(self._keeper.least_left, 3)}),
             "leases": [self._report_of(row) for _, row in sorted(self._observer.sightings.rows().items())],
         }
@@ -202,6 +213,8 @@ class Manager:
         await self._nobody_works(key, deadline)
         fresh = False
         doubt: errors.Indefinite | None = None
+        taken: tuple[Sighting, float] | None = None
+        in_doubt: dict[int, Attempt] = {}
         while True:
             self._check_running()
             self._observer.heed_epoch()
@@ -212,6 +225,17 @@ class Manager:
             row = sightings.row(key)
             if row is not None and sightings.free_at(key) > self._clock.monotonic():
                 raise Denied(key, row.holder)
+            if row is None or row.incarnation != self.incarnation:  # Else an attempt of this claim took it, in doubt.
+                other = sightings.of_another(key)
+                taken = None if other is None else (other, self._clock.monotonic())
+            done = None if row is None else in_doubt.get(row.renewals)
+            if done is not None and done.row.is_state_of(row):
+                # What was looked at is as good as the answer that did not come. To try again instead would change the
+                # row again and again while no answer comes, and nobody could ever see it unchanged.
+                self._doubtful.discard(key)
+                doubt, in_doubt = None, {}
+                if (mine := await self._granted(done, taken)) is not None:
+                    return mine
             attempt = self._attempt(key, row, duration_ms)
             # Also when this caller is cancelled before it is answered.
             self._doubtful.add(key)
@@ -220,7 +244,7 @@ class Manager:
                 now = await self._store.move(row, attempt.row, deadline_seconds=seconds)
             except (errors.NotReady, errors.NotLeader, errors.Indefinite) as error:
                 if isinstance(error, errors.Indefinite):
-                    doubt = error
+                    doubt, in_doubt[attempt.row.renewals] = error, attempt
                 if retry.left(deadline) <= _RETRY_SECONDS:
                     raise doubt or error from error
                 await asyncio.sleep(_RETRY_SECONDS)
@@ -229,15 +253,10 @@ class Manager:
                 continue
             # Whatever was in doubt compared with a state that is gone now.
             self._doubtful.discard(key)
-            doubt, fresh = None, True
+            doubt, fresh, in_doubt = None, True, {}
             sightings.note(key, now, self._clock.monotonic())
-            if attempt.row.is_state_of(now):
-                held = self._grant(attempt)
-                if self._ended:
-                    # It came too late for the stop that gives up what is held.
-                    await self._keeper.leave(held, "the lease manager ends", self.timing.stop_seconds)
-                elif held.responsibility.seconds_left > 0:
-                    return held.responsibility
+            if attempt.row.is_state_of(now) and (mine := await self._granted(attempt, taken)) is not None:
+                return mine
 
     def _attempt(self, key: Key, seen: Row | None, duration_ms: int) -> Attempt:
         epoch = self._epoch()
@@ -251,11 +270,19 @@ class Manager:
         if self._ended:
             raise errors.NotReady("the lease manager has ended")
 
-    def _grant(self, attempt: Attempt) -> Held:
+    async def _granted(self, attempt: Attempt, taken: tuple[Sighting, float] | None) -> Responsibility | None:
+        """Hold what this attempt is known to have claimed; None when that came too late."""
         row = attempt.row
         responsibility = Responsibility(row.key, row.token, row.holder, row.incarnation, self._clock.boottime)
+        held = self._keeper.grant(attempt, responsibility)
         log.info("lease %s, %s, is held here for %g s", row.key, row.token, row.duration_seconds)
-        return self._keeper.grant(attempt, responsibility)
+        if taken is not None:
+            self._takeovers.note(*taken, self._clock.monotonic())
+        if self._ended:
+            # Too late for the stop that gives up what is held.
+            await self._keeper.leave(held, "the lease manager ends", self.timing.stop_seconds)
+            return None
+        return responsibility if responsibility.seconds_left > 0 else None
 
     async def _look(self, deadline: float, doubt: errors.Indefinite | None) -> None:
         try:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+from collections import Counter
 from collections.abc import Callable
 from typing import Final
 
@@ -37,6 +38,7 @@ class Observer:
         self.sightings = Sightings(incarnation)
         self.problem = "the leases were not looked at yet"
         self.looked_at: float | None = None
+        self.lookups = Counter({"done": 0, "failed": 0})
         self._store = store
         self._epoch = epoch
         self._timing = timing
@@ -125,12 +127,15 @@ class Observer:
             changes = await self._store.changes(self.sightings.mark, deadline_seconds=seconds)
         except errors.DbAccessorError as error:
             self.problem = str(error)
+            self.lookups["failed"] += 1
             return
         if self._epoch() != epoch:
+            self.lookups["failed"] += 1
             self.problem = "the cluster's epoch changed while the leases were looked at"
             return
         self.sightings.take(changes, self._clock.monotonic())
         self.looked_at, self.problem = self._clock.monotonic(), ""
+        self.lookups["done"] += 1
         for answered in asked:
             if not answered.done():
                 answered.set_result(None)

@@ -6,13 +6,16 @@ import asyncio
 import contextlib
 import dataclasses
 from collections.abc import Callable, Iterator
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Final, Protocol, runtime_checkable
 
 from controller.engine.housing import Decorator
 from controller.engine.manifold import Bounce, Getter, Manifold, Missing, Worker
 from controller.leases.fence import FencedDatabase
 from controller.leases.lease import Fenced, Key, Lost, Token
 from dbaccessor.database import Database
+
+# Why most responsibilities that are lost are over.
+LATE: Final = "it was not renewed in time"
 
 
 class Responsibility:
@@ -39,7 +42,7 @@ class Responsibility:
     def check(self) -> None:
         """Raise Lost once it is over. Also right after the process was paused: it asks the clock, not a timer."""
         if not self.why_over and self._now() >= self.deadline:
-            self.end("it was not renewed in time")
+            self.end(LATE)
         if self.why_over:
             raise Lost(f"responsibility {self.token} for {self.key} is over: {self.why_over}")
 

@@ -69,6 +69,11 @@ class Sightings:
         elif known is None or not row.is_state_of(known.row):
             self._known[key] = Sighting(row, now)
 
+    def of_another(self, key: Key) -> Sighting | None:
+        """Return the row as it was last seen if another process holds it, or held it and did not give it up."""
+        known = self._known.get(key)
+        return None if known is None or known.row.free or self._is_own(known.row) else known
+
     def row(self, key: Key) -> Row | None:
         """Return the row as it was last seen; None when there is none. Only meaningful when `complete`."""
         known = self._known.get(key)
@@ -83,6 +88,9 @@ class Sightings:
         At once means: nobody holds it, or the row is this process's own, from a claim or a holding that is over here.
         """
         known = self._known.get(key)
-        if known is None or known.row.free or known.row.incarnation == self._incarnation:
+        if known is None or known.row.free or self._is_own(known.row):
             return 0.0
         return known.over_at
+
+    def _is_own(self, row: Row) -> bool:
+        return row.incarnation == self._incarnation

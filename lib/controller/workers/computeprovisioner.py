@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections import Counter
 from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass, replace
 from typing import Any, Protocol, TypeVar
@@ -32,6 +33,9 @@ log = logging.getLogger(__name__)
 _T = TypeVar("_T")
 
 NO_PROVIDER = "no provider: set one with hactl controller-config local-provider=URL"
+LOST = "its provider has {} no more, and it cannot start again: remove the machine and add another"
+
+_COUNTED = ("started", "adopted", "failed-starts", "stopped", "failed-stops", "unknown-stopped", "lost")
 
 
 class FencedDatabase(Protocol):
@@ -88,8 +92,11 @@ class ComputeProvisioner:
         self._seen_started: frozenset[str] = frozenset()
         self._end: Exception | None = None
         self._trouble = ""
+        self._machines: dict[State, int] = dict.fromkeys(State, 0)
         self._waiting = 0
-        self._unknown_stopped = 0
+        # What the provider is known to have: a start that finds one of these has adopted it.
+        self._there: set[str] = set()
+        self._counters = Counter(dict.fromkeys(_COUNTED, 0))
 
     def poke(self) -> None:
         """Something changed: look now."""
@@ -117,7 +124,8 @@ class ComputeProvisioner:
         return {
             "calls": len(self._busy),
             "waiting": self._waiting,
-            "unknown-instances-stopped": self._unknown_stopped,
+            "machines": {state.value: count for state, count in self._machines.items()},
+            "counters": dict(self._counters),
             **({"trouble": self._trouble} if self._trouble else {}),
         }
 
@@ -137,8 +145,7 @@ class ComputeProvisioner:
                 await self._sweep(provider)
             except ProviderError as error:
                 unheard = error  # Machines are tried all the same: what the provider says belongs into their rows.
-        todo = await self._database.run(machinerows.to_do, read_only=True)
-        self._waiting = len(todo)
+        todo = await self._to_do()
         next_due = self._next_sweep
         to_start: list[Machine] = []
         for machine in todo:
@@ -210,10 +217,15 @@ class ComputeProvisioner:
             instance = await provider.start(machine.uuid, spec)
         except ProviderError as error:
             after = machines.failed(intended, str(error), again=isinstance(error, TryAgain))
+            self._counters["failed-starts"] += 1
             log.warning("machine %d did not start: %s", machine.number, error)
         else:
             after = machines.started(intended, instance.id, instance.address)
-            log.info("machine %d is %s at %s", machine.number, instance.id, instance.address)
+            adopted = machine.uuid in self._there
+            self._there.add(machine.uuid)
+            self._counters["adopted" if adopted else "started"] += 1
+            how = "had been started already:" if adopted else "is"
+            log.info("machine %d %s %s at %s", machine.number, how, instance.id, instance.address)
         await self._write(intended, after)
 
     async def _stop(self, provider: Provider, machine: Machine) -> None:
@@ -222,9 +234,11 @@ class ComputeProvisioner:
             await provider.stop(machine.uuid)
         except ProviderError as error:
             await self._write(machine, machines.failed(machine, str(error), again=True))
+            self._counters["failed-stops"] += 1
             log.warning("machine %d is not stopped: %s", machine.number, error)
             return
         if await self._write(machine, machines.stopped(machine)):
+            self._counters["stopped"] += 1
             log.info("machine %d is stopped", machine.number)
 
     async def _stop_unknown(self, provider: Provider, instance: Instance) -> None:
@@ -237,7 +251,7 @@ class ComputeProvisioner:
         self._check()
         log.warning("instance %s (%s) belongs to no machine: stopping it", instance.id, instance.uuid)
         await provider.stop(instance.uuid)
-        self._unknown_stopped += 1
+        self._counters["unknown-stopped"] += 1
 
     async def _write(self, before: Machine, after: Machine) -> bool:
         async def write(tx: Transaction) -> bool:
@@ -258,25 +272,38 @@ class ComputeProvisioner:
         """Stop what no row knows, and note what has a row and is not there."""
         # In this order: see the module's first words.
         listed = {instance.uuid: instance for instance in await provider.list()}
-        rows, stopped = await self._database.run(_rows, read_only=True)
+        self._there = set(listed)
+        rows = await self._database.run(machinerows.provided, read_only=True)
         for uuid in listed.keys() - rows.keys():
             if not self._begin(uuid, lambda i=listed[uuid]: self._stop_unknown(provider, i)):  # type: ignore[misc]
                 self._unswept = True  # The end of any call makes it look, and sweep, again.
-        started = {uuid: machine for uuid, machine in rows.items() if machine.state is State.STARTED}
-        for uuid, machine in started.items():
+        for uuid, machine in rows.items():
             # Only what was started before the list was asked for can be missing from it.
-            missing = uuid not in listed and uuid in self._seen_started
-            reason = f"its provider does not know {machine.instance} any more" if missing else ""
-            if machine.reason != reason and (missing or uuid in listed):
-                await self._write(machine, machines.noted(machine, reason))
-        self._seen_started = frozenset(started)
-        if stopped > 2 * self._pace.keep:
+            if machine.state is State.STARTED and uuid not in listed and uuid in self._seen_started:
+                after = machines.lost(machine, LOST.format(machine.instance))
+                if await self._write(machine, after):
+                    self._counters["lost"] += 1
+                    log.warning("machine %d is lost: %s", machine.number, after.reason)
+            elif machine.state is State.LOST and uuid in listed:
+                await self._write(machine, machines.found(machine))
+                log.info("machine %d is there after all: %s", machine.number, machine.instance)
+        self._seen_started = frozenset(uuid for uuid, machine in rows.items() if machine.state is State.STARTED)
+        if self._machines[State.STOPPED] > 2 * self._pace.keep:
             await self._database.run(lambda tx: machinerows.forget_stopped(tx, self._pace.keep))
+
+    async def _to_do(self) -> tuple[Machine, ...]:
+        """Return what is to be done, and count all machines along the way."""
+
+        async def ask(tx: Transaction) -> tuple[tuple[Machine, ...], dict[State, int]]:
+            return await machinerows.to_do(tx), await machinerows.counted(tx)
+
+        todo, self._machines = await self._database.run(ask, read_only=True)
+        self._waiting = len(todo)
+        return todo
 
     async def _wait_for_provider(self) -> bool:
         """Say in each row what it waits for; return whether any waits."""
-        todo = await self._database.run(machinerows.to_do, read_only=True)
-        self._waiting = len(todo)
+        todo = await self._to_do()
         unaware = [machine for machine in todo if machine.reason != NO_PROVIDER]
 
         async def say(tx: Transaction) -> None:
@@ -327,7 +354,3 @@ class ComputeProvisioner:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-
-
-async def _rows(tx: Transaction) -> tuple[dict[str, Machine], int]:
-    return await machinerows.provided(tx), await machinerows.stopped_count(tx)

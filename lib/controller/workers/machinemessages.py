@@ -28,6 +28,13 @@ class Removed(msgspec.Struct, frozen=True):
     model: str = models.CONTROLLER
 
 
+class Retried(msgspec.Struct, frozen=True):
+    """The body of POST /machines/retry."""
+
+    numbers: tuple[int, ...]
+    model: str = models.CONTROLLER
+
+
 class Enrolled(msgspec.Struct, frozen=True):
     """The body of POST /machines/enrol."""
 

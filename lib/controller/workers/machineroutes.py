@@ -7,7 +7,7 @@ from typing import Any
 
 from controller.answering import Nothing, Route
 from controller.controllerconfig import ControllerConfig
-from controller.workers.machinemessages import Added, Answer, Changed, Enrolled, Listed, Removed, Shown
+from controller.workers.machinemessages import Added, Answer, Changed, Enrolled, Listed, Removed, Retried, Shown
 from controller.workers.machines import Machine
 from controller.workers.machineservice import Machines
 from dbaccessor import errors
@@ -25,6 +25,12 @@ async def _remove(machines: Machines, wanted: Removed) -> Answer:
     if not wanted.numbers:
         raise errors.Refused("which machines?")
     return _answer(await machines.remove(wanted.model, wanted.numbers))
+
+
+async def _retry(machines: Machines, wanted: Retried) -> Answer:
+    if not wanted.numbers:
+        raise errors.Refused("which machines?")
+    return _answer(await machines.retry(wanted.model, wanted.numbers))
 
 
 async def _enrol(machines: Machines, wanted: Enrolled) -> dict[str, str]:
@@ -56,6 +62,7 @@ ROUTES = (
     Route("POST", "/machines", "machines", Machines, _list, Listed),
     Route("POST", "/machines/add", "machines", Machines, _add, Added),
     Route("POST", "/machines/remove", "machines", Machines, _remove, Removed),
+    Route("POST", "/machines/retry", "machines", Machines, _retry, Retried),
     Route("POST", "/machines/enrol", "machines", Machines, _enrol, Enrolled),
     Route("GET", "/controller-config", "controller-config", ControllerConfig, _settings),
     Route("POST", "/controller-config", "controller-config", ControllerConfig, _set, Changed),

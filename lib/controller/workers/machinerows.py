@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from controller.workers import machines
-from controller.workers.machines import Machine, State
+from controller.workers.machines import Machine, NotNow, State, Want
 from dbaccessor import errors
 from dbaccessor.transaction import Transaction
 
@@ -41,9 +41,10 @@ async def provided(tx: Transaction) -> dict[str, Machine]:
     return {machine.uuid: machine for machine in _machines(rows)}
 
 
-async def stopped_count(tx: Transaction) -> int:
-    """Return how many machines have stopped and still have a row."""
-    return int(str((await tx.query("SELECT count(*) FROM machine WHERE state = 'stopped'")).rows[0][0]))
+async def counted(tx: Transaction) -> dict[State, int]:
+    """Return how many machines are in each state; all states are there."""
+    found = (await tx.query("SELECT state, count(*) FROM machine GROUP BY state")).rows
+    return dict.fromkeys(State, 0) | {State(str(state)): int(str(count)) for state, count in found}
 
 
 async def forget_stopped(tx: Transaction, keep: int) -> None:
@@ -70,20 +71,41 @@ async def add(tx: Transaction, uuids: Sequence[str], *, manual: bool = False) ->
     return tuple(machine or added[uuid] for uuid, machine in zip(uuids, found, strict=True))
 
 
-async def remove(tx: Transaction, numbers: Iterable[int]) -> tuple[Machine, ...]:
+async def remove(tx: Transaction, numbers: Sequence[int]) -> tuple[Machine, ...]:
     """Return the machines with these numbers, not wanted from now on. Raises Refused, which names the unknown ones."""
+    return await _change(tx, await _numbered(tx, numbers), machines.unwanted)
+
+
+async def retry(tx: Transaction, numbers: Sequence[int]) -> tuple[Machine, ...]:
+    """Return the machines with these numbers, to be tried again now.
+
+    Raises Refused, with nothing changed: it names those that are not there, or did not fail.
+    """
+    found = await _numbered(tx, numbers)
+    try:
+        return await _change(tx, found, machines.retried)
+    except NotNow:
+        others = [m for m in found if m.state is not State.ERROR and m.wants is not Want.START]
+        told = ", ".join(f"machine {m.number} is {'manual' if m.manual else m.state}" for m in others)
+        raise errors.Refused(f"only a machine in error is tried again: {told}") from None
+
+
+async def _numbered(tx: Transaction, numbers: Sequence[int]) -> list[Machine]:
     by_number = {machine.number: machine for machine in await listed(tx)}
     unknown = [number for number in numbers if number not in by_number]
     if unknown:
         raise errors.Refused(f"there is no machine {', '.join(map(str, unknown))}")
-    removed = []
-    for number in numbers:
-        before = by_number[number]
-        after = machines.unwanted(before)
+    return [by_number[number] for number in dict.fromkeys(numbers)]
+
+
+async def _change(
+    tx: Transaction, found: Sequence[Machine], change: Callable[[Machine], Machine]
+) -> tuple[Machine, ...]:
+    afters = [change(before) for before in found]
+    for before, after in zip(found, afters, strict=True):
         if after != before:
             await replace(tx, before, after)
-        removed.append(after)
-    return tuple(removed)
+    return tuple(afters)
 
 
 async def came(tx: Transaction, tag: str, address: str) -> bool:

@@ -4,8 +4,9 @@
 |---|---|---|
 | pending | wanted, and nobody has asked a provider for it yet | the provisioner; its agent, where it is manual |
 | starting | the intent is written: a provider may be asked, or may have been | the provisioner, this one or the next |
-| started | its instance runs | only a removal |
-| error | it did not start; `retry_seconds` says in how long it is tried again, None: never by itself | as starting |
+| started | its instance runs | a removal, or a provider that has its instance no more |
+| error | it did not start; `retry_seconds`: it is tried again after, None: never by itself | as starting; an operator |
+| lost | it had started, and its provider lists its instance no more | a removal, or a provider that lists it again |
 | stopping | not wanted any more, and a provider may have an instance of it | the provisioner |
 | stopped | nothing of it is left, and nothing will come: the end | nobody; the row may be pruned |
 
@@ -36,6 +37,7 @@ class State(enum.StrEnum):
     STOPPING = "stopping"
     STOPPED = "stopped"
     ERROR = "error"
+    LOST = "lost"
 
 
 @dataclass(frozen=True)
@@ -64,7 +66,7 @@ class Machine:
                 return Want.NOTHING if self.retry_seconds is None else Want.START
             case State.STOPPING:
                 return Want.STOP
-            case State.STARTED | State.STOPPED:
+            case State.STARTED | State.LOST | State.STOPPED:
                 return Want.NOTHING
             case _:
                 assert_never(self.state)
@@ -116,10 +118,27 @@ def failed(machine: Machine, reason: str, *, again: bool) -> Machine:
     return replace(machine, state=State.ERROR, reason=reason, retry_seconds=seconds)
 
 
-def noted(machine: Machine, reason: str) -> Machine:
-    """Something about a started machine that its operator should know; "" when there is nothing any more."""
-    _require(machine, machine.state is State.STARTED and not machine.manual, "be noted")
-    return replace(machine, reason=reason)
+def retried(machine: Machine) -> Machine:
+    """An operator has what did not start tried again, now. One that is tried anyway stays as it is. Raises NotNow.
+
+    Its attempts stay: a provider was asked for it, so its removal still goes through a stop.
+    """
+    if machine.wants is Want.START and machine.state is not State.ERROR:
+        return machine
+    _require(machine, machine.state is State.ERROR, "be tried again")
+    return replace(machine, state=State.PENDING, reason="", retry_seconds=None)
+
+
+def lost(machine: Machine, reason: str) -> Machine:
+    """Its provider does not have its instance any more. Its uuid never starts again: an operator decides."""
+    _require(machine, machine.state is State.STARTED and not machine.manual, "be lost")
+    return replace(machine, state=State.LOST, reason=reason)
+
+
+def found(machine: Machine) -> Machine:
+    """Its provider has the instance after all, as when the setting named another provider meanwhile."""
+    _require(machine, machine.state is State.LOST, "be found")
+    return replace(machine, state=State.STARTED, reason="")
 
 
 def waits(machine: Machine, reason: str) -> Machine:

@@ -66,6 +66,20 @@ class Machines:
 
         return await self._run(model, remove, deadline_seconds)
 
+    async def retry(self, model: str, numbers: Sequence[int], *, deadline_seconds: float = 15) -> tuple[Machine, ...]:
+        """Return the machines with these numbers, which did not start, to be tried again now.
+
+        Raises Refused, changing nothing: one is not there, or is not in error.
+        """
+
+        async def retry(tx: Transaction) -> tuple[Machine, ...]:
+            await own.require_alive(tx)
+            tried = await machinerows.retry(tx, numbers)
+            await changes.bump(tx, SUBJECT)
+            return tried
+
+        return await self._run(model, retry, deadline_seconds)
+
     async def enrol(self, model: str, number: int, *, deadline_seconds: float = 15) -> str:
         """Return a new agent.conf for a machine that somebody brings; an earlier one lets nobody in any more.
 

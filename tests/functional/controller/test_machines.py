@@ -12,9 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from localjuju.cloud import BadSpec
+from prometheus_client.parser import text_string_to_metric_families
 
 import hactl
 import hostlesscloud
+from dbaccessor import confsocket
 from loopback import Cluster
 
 
@@ -117,6 +120,68 @@ def test_machines_come_and_go_by_hand(cluster: Cluster, cloud: Provided):
     assert (unknown.returncode, unknown.stderr) == (1, "hactl: there is no machine 7\n")
     assert hactl.run(here, "machines", "--model", "nonsense").returncode == 1
     assert hactl.ask(here, "add-machine")["machines"][0]["number"] == 3
+
+
+def counted(cluster: Cluster, n: int) -> dict[tuple[str, ...], float]:
+    """What the controller's metrics page says of machines and leases."""
+    status, body = confsocket.request(cluster.state_dir(n) / confsocket.CONTROL, "GET", "/metrics")
+    assert status == 200
+    return {
+        (sample.name, *sample.labels.values()): sample.value
+        for family in text_string_to_metric_families(body.decode())
+        for sample in family.samples
+        if sample.name.startswith(("ha_controller_machine", "ha_controller_lease"))
+    }
+
+
+def test_what_failed_for_good_is_tried_again_by_an_operator_and_counted(cluster: Cluster, cloud: Provided):
+    cluster.form(1)
+    here = cluster.state_dir(0)
+    provide(cluster, cloud)
+    cloud.hosts.troubles = [BadSpec("there is no such image")]
+    hactl.ask(here, "add-machine")
+    cluster.wait(lambda: states(cluster, 0) == ["error"], "it to be refused")
+    assert "there is no such image" in hactl.run(here, "machines").stdout
+
+    unknown = hactl.run(here, "retry-provisioning", "0", "5")
+    assert (unknown.returncode, unknown.stderr) == (1, "hactl: there is no machine 5\n")
+    done = hactl.run(here, "retry-provisioning", "0")
+    assert (done.returncode, done.stdout) == (0, "machine 0 tried again: pending\n")
+    cluster.wait(lambda: states(cluster, 0) == ["started"], "the operator's try")
+    refused = hactl.run(here, "retry-provisioning", "0")
+    assert (refused.returncode, refused.stderr) == (
+        1,
+        "hactl: only a machine in error is tried again: machine 0 is started\n",
+    )
+
+    cluster.wait(lambda: counted(cluster, 0).get(("ha_controller_machines", "controller", "started")) == 1, "the count")
+    found = counted(cluster, 0)
+    assert found["ha_controller_machine_starts_total", "controller", "failed"] == 1
+    assert found["ha_controller_machine_starts_total", "controller", "started"] == 1
+    # The controller set's lease and the model's.
+    assert found["ha_controller_lease_held",] == 2
+    assert found["ha_controller_lease_claims_total", "granted"] == 2
+
+
+@pytest.mark.long
+def test_a_machine_whose_instance_died_says_so_and_is_not_started_again(cluster: Cluster, cloud: Provided):
+    cluster.form(1)
+    here = cluster.state_dir(0)
+    provide(cluster, cloud)
+    hactl.ask(here, "add-machine")
+    cluster.wait(lambda: states(cluster, 0) == ["started"], "it to be started")
+    (machine,) = machines(cluster, 0)
+
+    cloud.hosts.die(machine["instance"])
+
+    cluster.wait(lambda: states(cluster, 0) == ["lost"], "it to be missed", 60)
+    text = hactl.run(here, "machines").stdout.splitlines()[1]
+    assert text.split()[:3] == ["0", "lost", machine["instance"]]
+    assert "remove the machine and add another" in text
+    assert "machine 0 is lost" in hactl.run(here, "retry-provisioning", "0").stderr
+    assert cloud.lives() == {machine["uuid"]: ["start", "running", "lost"]}
+    hactl.ask(here, "remove-machine", "0")
+    cluster.wait(lambda: states(cluster, 0) == ["stopped"], "its end")
 
 
 def test_a_model_that_is_destroyed_ends_its_machines_first(cluster: Cluster, cloud: Provided):

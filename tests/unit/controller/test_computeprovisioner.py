@@ -45,6 +45,9 @@ class World:
     async def remove(self, *numbers: int) -> None:
         await self._apart(lambda tx: machinerows.remove(tx, numbers))
 
+    async def retry(self, *numbers: int) -> None:
+        await self._apart(lambda tx: machinerows.retry(tx, numbers))
+
     async def _apart(self, body):
         # An operator's own transaction, which knows nothing of fences.
         return await FencedStore(self.store, self.store.fence).run(body)
@@ -223,19 +226,121 @@ def test_more_unknown_ones_than_calls_are_all_stopped_in_one_go():
     jumpingloop.run(story())
 
 
-def test_an_instance_that_vanished_is_noted_and_one_that_is_seen_again_is_not():
+def test_an_instance_that_vanished_is_lost_and_one_that_is_listed_again_is_not():
     async def story() -> None:
         world = World()
         await world.add(2)
-        async with working(world.holder()):
+        provisioner = world.holder()
+        async with working(provisioner):
             await world.until_states("started", "started")
             await asyncio.sleep(2 * Pace().sweep)
             gone = world.cloud.instances.pop(UUIDS[0])
-            await world.until(lambda: any("does not know i-" in r for r in world.reasons()), "the note")
-            assert world.states() == {0: "started", 1: "started"}
+            await world.until_states("lost", "started")
+            (reason,) = world.reasons() - {""}
+            assert gone.id in reason and "remove the machine and add another" in reason
+            await asyncio.sleep(3 * Pace().sweep)
+            assert world.cloud.made == UUIDS[:2], "its uuid never starts again"
             world.cloud.instances[UUIDS[0]] = gone
-            await world.until(lambda: world.reasons() == {""}, "the note to go")
-        assert world.cloud.made == UUIDS[:2]
+            await world.until_states("started", "started")
+            assert world.reasons() == {""}
+        assert provisioner.report()["counters"]["lost"] == 1
+        assert world.cloud.made == UUIDS[:2] and world.cloud.ended == []
+
+    jumpingloop.run(story())
+
+
+def test_what_starts_while_the_list_is_on_its_way_is_not_lost():
+    async def story() -> None:
+        world = World()
+        world.cloud.start_seconds = Pace().sweep + 1
+        lists = 0
+
+        async def slow_second_list(what: str) -> None:
+            nonlocal lists
+            lists += what == "after list"
+            if what == "after list" and lists == 2:
+                await world.until_states("started")
+
+        await world.add(1)
+        provisioner = world.holder(step=slow_second_list)
+        async with working(provisioner):
+            await world.until(lambda: lists > 3, "two sweeps more")
+            assert provisioner.report()["counters"]["lost"] == 0
+            assert world.states() == {0: "started"}
+
+    jumpingloop.run(story())
+
+
+def test_a_lost_machine_is_removed_like_any_other():
+    async def story() -> None:
+        world = World()
+        await world.add(1)
+        async with working(world.holder()):
+            await world.until_states("started")
+            await asyncio.sleep(2 * Pace().sweep)
+            del world.cloud.instances[UUIDS[0]]
+            await world.until_states("lost")
+            await world.remove(0)
+            await world.until_states("stopped")
+            assert UUIDS[0] in world.cloud.stopped
+
+    jumpingloop.run(story())
+
+
+def test_what_failed_for_good_starts_when_an_operator_has_it_tried_again():
+    async def story() -> None:
+        world = World()
+        world.cloud.start_troubles = {UUIDS[0]: [Refused("a bad name")]}
+        await world.add(1)
+        provisioner = world.holder()
+        async with working(provisioner):
+            await world.until_states("error")
+            await asyncio.sleep(100)
+            await world.retry(0)
+            await world.until_states("started")
+            assert world.reasons() == {""}
+            counters = provisioner.report()["counters"]
+            assert (counters["failed-starts"], counters["started"]) == (1, 1)
+
+    jumpingloop.run(story())
+
+
+def test_what_waits_for_its_next_try_is_tried_at_once_when_an_operator_says_so():
+    async def story() -> None:
+        world = World()
+        world.cloud.start_troubles = {UUIDS[0]: [TryAgain("no room")] * 6}
+        await world.add(1)
+        async with working(world.holder()):
+            await world.until(lambda: world.store.rows("SELECT attempts FROM machine") == [(6,)], "the sixth try")
+            await world.until_states("error")
+            began = asyncio.get_running_loop().time()
+            await world.retry(0)
+            await world.until_states("started")
+            assert asyncio.get_running_loop().time() - began < Pace().poll + 0.2, "not after the thirty seconds"
+
+    jumpingloop.run(story())
+
+
+def test_what_a_provisioner_did_is_counted_and_so_are_its_machines():
+    async def story() -> None:
+        world = World()
+        # One was started by a holder that never wrote so.
+        await world.add(3)
+        world.cloud.make(UUIDS[0], "model")
+        world.cloud.make(STRANGER, "model")
+        world.cloud.stop_troubles = [TryAgain("no answer")]
+        provisioner = world.holder()
+        async with working(provisioner):
+            await world.until_states("started", "started", "started")
+            await world.remove(1)
+            await world.until_states("started", "stopped", "started")
+            await world.until(lambda: provisioner.report()["counters"]["unknown-stopped"] == 1, "the stranger's end")
+            await world.until(lambda: provisioner.report()["machines"]["stopped"] == 1, "the counts of rows")
+            told = provisioner.report()
+        counters = told["counters"]
+        assert (counters["started"], counters["adopted"], counters["failed-starts"]) == (2, 1, 0)
+        assert (counters["stopped"], counters["lost"]) == (1, 0)
+        assert told["machines"] == {**dict.fromkeys(State, 0), "started": 2, "stopped": 1}
 
     jumpingloop.run(story())
 

@@ -19,23 +19,27 @@ CHANGES: dict[str, Callable[[Machine], Machine]] = {
     "intend": machines.intend,
     "started": lambda m: machines.started(m, "i-1", "10.0.0.1"),
     "failed": lambda m: machines.failed(m, "no room", again=True),
-    "noted": lambda m: machines.noted(m, "gone"),
+    "retried": machines.retried,
+    "lost": lambda m: machines.lost(m, "gone"),
+    "found": machines.found,
     "waits": lambda m: machines.waits(m, "no provider"),
     "unwanted": machines.unwanted,
     "stopped": machines.stopped,
 }
 # From which state each change leads where. What is not named raises NotNow.
 TABLE = {
-    "pending": {"intend": "starting", "waits": "pending", "unwanted": "stopped"},
+    "pending": {"intend": "starting", "waits": "pending", "retried": "pending", "unwanted": "stopped"},
     "starting": {
         "intend": "starting",
         "started": "started",
         "failed": "error",
         "waits": "starting",
+        "retried": "starting",
         "unwanted": "stopping",
     },
-    "started": {"noted": "started", "unwanted": "stopping"},
-    "error": {"unwanted": "stopping"},
+    "started": {"lost": "lost", "unwanted": "stopping"},
+    "error": {"retried": "pending", "unwanted": "stopping"},
+    "lost": {"found": "started", "unwanted": "stopping"},
     "stopping": {"failed": "stopping", "waits": "stopping", "unwanted": "stopping", "stopped": "stopped"},
     "stopped": {"unwanted": "stopped"},
 }
@@ -54,7 +58,7 @@ def test_each_change_leads_where_the_table_says_or_nowhere(state: State, change:
         assert CHANGES[change](machine).state == wanted
 
 
-@pytest.mark.parametrize("change", ["intend", "waits", "noted"])
+@pytest.mark.parametrize("change", ["intend", "waits", "lost"])
 @pytest.mark.parametrize("state", State)
 def test_no_provider_is_asked_for_a_manual_machine(state: State, change: str):
     machine = Machine(UUIDS[0], 0, state, manual=True)
@@ -73,6 +77,7 @@ def test_no_provider_is_asked_for_a_manual_machine(state: State, change: str):
         (Machine("u", 0, State.STARTED), Want.NOTHING),
         (Machine("u", 0, State.ERROR, retry_seconds=4), Want.START),
         (Machine("u", 0, State.ERROR), Want.NOTHING),
+        (Machine("u", 0, State.LOST), Want.NOTHING),
         (Machine("u", 0, State.STOPPING), Want.STOP),
         (Machine("u", 0, State.STOPPED), Want.NOTHING),
     ],
@@ -98,6 +103,14 @@ def test_each_failure_waits_longer_up_to_a_bound_and_an_error_for_good_does_not_
     assert machines.failed(machines.intend(M), "wrong", again=False).retry_seconds is None
     with pytest.raises(NotNow):
         machines.intend(machines.failed(machines.intend(M), "wrong", again=False))
+
+
+def test_what_is_tried_again_by_an_operator_is_due_at_once_and_was_still_asked_for():
+    again = machines.retried(machines.failed(machines.intend(M), "a bad name", again=False))
+
+    assert (again.wants, again.retry_seconds, again.reason) == (Want.START, None, "")
+    assert machines.unwanted(again).state is State.STOPPING
+    assert machines.intend(again).attempts == 2
 
 
 def test_a_stop_is_never_given_up():
@@ -155,7 +168,7 @@ def test_a_change_is_written_only_over_what_it_was_made_from():
 def test_every_column_comes_back_as_it_was_written():
     store = Store("0002-machine.sql")
     (before,) = run(store, lambda tx: machinerows.add(tx, UUIDS[:1]))
-    for change in (machines.intend, CHANGES["failed"], machines.intend, CHANGES["started"], CHANGES["noted"]):
+    for change in (machines.intend, CHANGES["failed"], machines.intend, CHANGES["started"], CHANGES["lost"]):
         after = change(before)
         assert run(store, lambda tx, b=before, a=after: machinerows.replace(tx, b, a))
         assert run(store, machinerows.listed) == (after,)
@@ -171,6 +184,47 @@ def test_removing_names_what_is_not_there_and_changes_nothing():
 
     (row,) = run(store, machinerows.listed)
     assert row.state is State.PENDING
+
+
+def test_only_what_failed_is_tried_again_and_what_did_not_is_named():
+    store = Store("0002-machine.sql")
+    a, b, _ = run(store, lambda tx: machinerows.add(tx, UUIDS[:3]))
+    run(store, lambda tx: machinerows.add(tx, UUIDS[3:4], manual=True))
+
+    async def move(tx):
+        for machine in (a, b):
+            await machinerows.replace(tx, machine, machines.intend(machine))
+        await machinerows.replace(tx, machines.intend(a), machines.failed(machines.intend(a), "wrong", again=False))
+        await machinerows.replace(tx, machines.intend(b), machines.started(machines.intend(b), "i", "a"))
+
+    run(store, move)
+
+    for numbers, words in (
+        ([0, 7], "no machine 7"),
+        ([0, 1], "only a machine in error is tried again: machine 1 is started"),
+        ([0, 1, 3], "machine 1 is started, machine 3 is manual"),
+    ):
+        with pytest.raises(errors.Refused, match=words):
+            run(store, lambda tx, n=numbers: machinerows.retry(tx, n))
+    assert [m.state for m in run(store, machinerows.listed)] == ["error", "started", "pending", "pending"]
+
+    tried = run(store, lambda tx: machinerows.retry(tx, [0, 2, 0]))
+    assert [(m.number, m.state) for m in tried] == [(0, "pending"), (2, "pending")]
+    # Asked again after a doubt it is as it is.
+    assert run(store, lambda tx: machinerows.retry(tx, [0, 2])) == tried
+    assert [m.number for m in run(store, machinerows.to_do)] == [0, 2]
+
+
+def test_machines_are_counted_by_their_states():
+    store = Store("0002-machine.sql")
+    run(store, lambda tx: machinerows.add(tx, UUIDS[:3]))
+    run(store, lambda tx: machinerows.remove(tx, [1]))
+
+    assert run(store, machinerows.counted) == {
+        **dict.fromkeys(State, 0),
+        State.PENDING: 2,
+        State.STOPPED: 1,
+    }
 
 
 def test_what_is_to_do_leaves_out_what_waits_for_nobody():

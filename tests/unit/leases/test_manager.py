@@ -297,13 +297,40 @@ def test_a_claim_in_doubt_is_looked_into_and_then_granted(when: str):
     play(2, story)
 
 
+def test_a_claim_whose_answers_never_come_is_granted_by_what_is_seen_of_it():
+    async def story(a: One, b: One) -> None:
+        a.store.troubles = iter([("after", LOST)] * 1000)
+        mine = await a.manager.claim(KEY, DURATION)
+        assert (mine.token, len(a.store.table.history)) == (Token(0, 1), 1)
+        # Nor does it renew what it cannot hear of: others see it unchanged and have it in time.
+        await mine.lost()
+        await b.manager.wait_until_free(KEY)
+        assert now() < 2 * DURATION
+
+    play(2, story)
+
+
+def test_a_claim_that_is_seen_too_late_to_hold_is_made_again():
+    async def story(a: One) -> None:
+        a.store.troubles = iter([("after", LOST), None])
+        task = asyncio.create_task(a.manager.claim(KEY, DURATION))
+        await asyncio.sleep(0.002)
+        a.suspended += DURATION  # Between the claim and the look.
+        mine = await task
+        mine.check()
+        assert mine.token == Token(0, 2)
+
+    play(1, story)
+
+
 def test_a_claim_that_stays_in_doubt_says_so_and_is_given_up_at_a_stop():
     async def story(a: One, b: One) -> None:
-        a.store.troubles = iter([("after", LOST)] * 300)
+        await asyncio.sleep(1)
+        a.store.deaf = True
         with pytest.raises(errors.Indefinite):
             await a.manager.claim(KEY, DURATION)
         assert a.manager.held(KEY) is None
-        a.store.troubles = iter(())
+        a.store.deaf = False
         await a.stop()
         began = now()
         await b.manager.claim(KEY, DURATION)
