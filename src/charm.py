@@ -99,6 +99,7 @@ class ControllerCharm(ops.CharmBase):
         if now.leaving:
             logger.info("this unit is leaving: nothing is published or rendered")
             self._say(ops.MaintenanceStatus("leaving the cluster"))
+            self._revive(now.disk_uuid)
             return
         changed_code = workload.install(self.charm_dir, self.unit.name)
         self.unit.set_ports(*PORTS)
@@ -285,6 +286,14 @@ class ControllerCharm(ops.CharmBase):
             self._say(ops.BlockedStatus(f"{workload.SERVICE} does not start: see `journalctl -u {workload.SERVICE}`"))
             return False
 
+    def _revive(self, disk_uuid: str) -> bool:
+        """Start a member that is not up, on its way out: no start hook comes for it after a reboot.
+
+        Without its vote the others may have no quorum, and without a quorum nobody can remove it. Return whether
+        that was done.
+        """
+        return bool(disk_uuid) and paths.UNIT_FILE.exists() and self._run(restart=False)
+
     def _is_named(self) -> bool:
         on_disk = controllerconf.read(paths.STATE_DIR)
         return on_disk is not None and on_disk.own_address is not None
@@ -310,6 +319,8 @@ class ControllerCharm(ops.CharmBase):
         certificatesecret.forget_old_revision(event)
 
     def _on_stop(self, _: ops.StopEvent) -> None:
+        if self._revive(facts.disk_uuid()):
+            controlsocket.wait_until_serving(paths.STATE_DIR)
         logger.info("this unit %s", controlsocket.leave(paths.STATE_DIR))
         workload.stop()
         self._statuses = [ops.MaintenanceStatus("controllerd stopped")]

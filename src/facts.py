@@ -79,7 +79,7 @@ def read(charm: ops.CharmBase, event: ops.EventBase) -> Facts:
         network=network(charm.model),
         management=management(charm),
         on_disk=controllerconf.read(state_dir),
-        disk_uuid=_disk_uuid(),
+        disk_uuid=disk_uuid(),
         node_state=controlsocket.db_state(state_dir) or "",
     )
     relation = charm.model.get_relation(dbcluster.ENDPOINT)
@@ -159,7 +159,7 @@ def _peers(relation: ops.Relation, own: ops.Unit) -> dict[str, UnitBag]:
     return {peer.name: UnitBag.parse(relation.data[peer]) for peer in relation.units if peer != own}
 
 
-def _disk_uuid() -> str:
+def disk_uuid() -> str:
     """Return the uuid of the cluster that the data on disk belongs to; "" without a (readable) identity."""
     try:
         identity = msgspec.json.decode((paths.STATE_DIR / _IDENTITY).read_bytes(), type=dict[str, object])

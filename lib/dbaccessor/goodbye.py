@@ -70,18 +70,21 @@ async def _other_leader(identity: Identity, local: LocalNode, outlook: Callable[
         await asyncio.sleep(_PAUSE_SECONDS)
 
 
-async def hand_leadership_over(identity: Identity, local: LocalNode, outlook: Outlook) -> None:
-    """Transfer leadership to a voter that answers, if there is one. Raises DbAccessorError, OSError.
+async def hand_leadership_over(identity: Identity, local: LocalNode, outlook: Outlook) -> str:
+    """Transfer leadership to a voter that answers. Return its name, "" if there is none.
 
-    To any of them, by chance: two that leave at the same time would otherwise give it to each other for ever.
+    To any of them, by chance: two that leave at the same time would otherwise give it to each other for ever. Raises
+    DbAccessorError, OSError.
     """
     connection = await local.connect(1.0)
     try:
         heirs = [m for m in await connection.cluster() if m.role is Role.VOTER and m.dqlite_id != identity.dqlite_id]
         heirs = [m for m in heirs if m.dqlite_id in outlook.alive]
-        if heirs:
-            heir = random.choice(heirs)
-            log.info("handing leadership to %s", heir.name)
-            await connection.transfer(heir.dqlite_id)
+        if not heirs:
+            return ""
+        heir = random.choice(heirs)
+        log.info("handing leadership to %s", heir.name)
+        await connection.transfer(heir.dqlite_id)
+        return heir.name
     finally:
         connection.close()

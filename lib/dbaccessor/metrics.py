@@ -57,6 +57,11 @@ class Metrics:
         confirms = self._counter(
             "ha_controller_db_confirm_rounds", "Rounds in which other voters were asked who leads, for reads.", "result"
         )
+        self._relieved = self._counter(
+            "ha_controller_db_log_relieved", "What was done for a write-ahead log that had become too long.", "how"
+        )
+        for how in ("handover", "restart"):
+            self._relieved.labels(how)
         self._confirmed, self._unconfirmed = confirms.labels("confirmed"), confirms.labels("unconfirmed")
 
     def namespace(self, name: str) -> Namespace:
@@ -88,6 +93,10 @@ class Metrics:
     def confirmed(self, done: bool) -> None:
         """Count one round of confirming what was read."""
         (self._confirmed if done else self._unconfirmed).inc()
+
+    def relieved(self, how: str) -> None:
+        """Count what was done for a log that was too long: "handover" or "restart"."""
+        self._relieved.labels(how).inc()
 
     def databases(self) -> dict[str, dict[str, Any]]:
         """Return the part of the report that has a section for each database."""
@@ -265,6 +274,9 @@ def _story(status: Mapping[str, Any]) -> Iterator[Metric]:
     ready = status.get("ready-seconds")
     if ready is not None:
         yield _gauge("ha_controller_db_ready_seconds", "How long it last took until this controller served.", ready)
+    frames = status.get("log-frames")
+    if frames is not None:
+        yield _gauge("ha_controller_db_log_frames", "Of the longest write-ahead log, while this node leads.", frames)
     handover = status.get("last-handover")
     if handover is not None:
         result = GaugeMetricFamily(

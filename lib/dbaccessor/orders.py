@@ -1,7 +1,7 @@
-"""What the node is told to do by somebody, and not by `decide`: stop, leave for good, be the only member.
+"""What the node is told to do by somebody, and not by `decide`: stop, leave for good, be the only member, step down.
 
-Each comes from outside (the service manager, the charm, an operator) at any moment, so all of them and the worker's own
-steps take one lock, `acting`. While `leaving` or `stopping`, the worker decides nothing.
+Each comes from outside (the service manager, the charm, an operator, a watchdog) at any moment, so all of them and the
+worker's own steps take one lock, `acting`. While `leaving` or `stopping`, the worker decides nothing.
 """
 
 from __future__ import annotations
@@ -106,6 +106,19 @@ class Orders:
                     outcome = Outcome(False, f"{type(error).__name__}: {error}")
         log.warning("rebuild-cluster%s: %s", " with force" if force else "", outcome.reason)
         return outcome
+
+    async def give_leadership_away(self) -> str:
+        """Give leadership to another voter. Return its name, "" if there is none. Raises DbAccessorError, OSError."""
+        identity, local = self._sight.identity, self._own.local
+        if identity is None or local is None or self.stopping:
+            return ""
+        return await goodbye.hand_leadership_over(identity, local, self._sight.outlook())
+
+    async def restart_node(self) -> None:
+        """Stop the node; the worker's next step finds it stopped and starts it again."""
+        async with self.acting:
+            if not self.stopping:
+                await self._executor.stop_node()
 
     async def _hand_over(self, outlook: Outlook) -> None:
         """Give away leadership, then the voting right. The first alone is what keeps the others writing.

@@ -23,6 +23,7 @@ from typing import Any, TypeVar
 import msgspec
 
 from dbaccessor import localnode, preamble, tls
+from dbaccessor.admitted import Admitted, Guest
 from dbaccessor.dial import prepare
 from dbaccessor.preamble import Answer, Hello, MembershipRequest, Outcome
 from dbaccessor.tlsfiles import BadCredentials
@@ -39,8 +40,6 @@ _PROBE_SECONDS = 0.2
 _MAX_CONNECTIONS = 512
 # Those that have not said yet who they are. One more, and the one that takes longest has to go: it is no controller.
 _MAX_STRANGERS = 64
-# So often those who were let in are looked at again: who is gone for good by now has to go.
-_WEED_SECONDS = 1.0
 # One sentence about one caller is logged once in this time.
 _LOG_SECONDS = 60.0
 
@@ -77,9 +76,8 @@ class Proxy:
         # Every connection has a task, and this is their owner. The strangers among them, longest waiting first.
         self._serving: set[asyncio.Task[None]] = set()
         self._strangers: dict[asyncio.Task[None], None] = {}
-        # Who is at the other end of those that carry Dqlite's bytes, and came in: IP, hello, certificate.
-        self._admitted: dict[asyncio.Task[None], tuple[str, Hello, tls.Peer]] = {}
-        self._weeding: asyncio.Task[None] | None = None
+        self._admitted = Admitted(lambda: self._current_facts(), lambda: self.departed, self._tell)
+        self._watching: asyncio.Task[None] | None = None
         self._local: localnode.LocalNode | None = None
         self._local_id = 0
         self._probing: asyncio.Task[localnode.Probe | None] | None = None
@@ -141,22 +139,7 @@ class Proxy:
     # On the proxy's own loop from here on.
 
     def _begin(self) -> None:
-        self._weeding = self._loop.create_task(self._weed())
-
-    async def _weed(self) -> None:
-        """End the connections of those who were let in and are gone for good by now: they would not be let in again."""
-        while True:
-            await asyncio.sleep(_WEED_SECONDS)
-            if not any(peer.retired or peer.controller_id in self.departed for _, _, peer in self._admitted.values()):
-                continue
-            own = await self._current_facts()
-            if not own.members:
-                continue  # The own node does not answer, or is no voter: it cannot be told who is a member still.
-            for task, (ip, hello, peer) in list(self._admitted.items()):
-                reason = preamble.lost(hello, own, peer, self.departed)
-                if reason is not None:
-                    self._tell(ip, "lost", f"ended a connection of {peer} ({hello.purpose}): {reason}")
-                    task.cancel()
+        self._watching = self._loop.create_task(self._admitted.watch())
 
     async def _listen(self, ip: str, port: int) -> None:
         try:
@@ -186,9 +169,9 @@ class Proxy:
 
     async def _shut(self) -> None:
         await self._stop_listening()
-        if self._weeding is not None:
-            self._weeding.cancel()
-            await asyncio.gather(self._weeding, return_exceptions=True)
+        if self._watching is not None:
+            self._watching.cancel()
+            await asyncio.gather(self._watching, return_exceptions=True)
         await self._drop()
         if self._probing is not None:
             await asyncio.gather(self._probing, return_exceptions=True)
@@ -256,12 +239,9 @@ class Proxy:
         if hello.purpose == "membership":
             await self._membership(hello, stream)
             return
-        inner = await _connect_inside(dqlite_id)
-        if peer is not None:
-            task = _this_task()
-            self._admitted[task] = ip, hello, peer
-            task.add_done_callback(lambda done: self._admitted.pop(done, None))
-        await Pump(stream, inner, node=True).run()
+        pump = Pump(stream, await _connect_inside(dqlite_id), node=True)
+        self._admitted.add(_this_task(), Guest(ip, hello, peer, pump))
+        await pump.run()
 
     async def _greet(self, stream: Stream, ip: str) -> tls.Peer | None:
         """Agree on TLS where it is required, and return who calls. What prevents it is told to both sides."""

@@ -115,6 +115,7 @@ def engine_report(status: Mapping[str, Any], databases: Mapping[str, Any]) -> di
         "quorum-margin": section["may-lose"] if section["leader"] is not None else -1,
         "ready-seconds": status["ready-seconds"],
         "last-handover": status["last-handover"],
+        "log-frames": status["log-frames"],
         "epoch": section["epoch"],
         "generation": status["conf"]["generation"],
         "databases": dict(databases),

@@ -137,6 +137,12 @@ class Pump:
             _Way(self._loop, inner, outer.socket, buffer, lambda: self._end(inside=True)),
         )
 
+    @property
+    def stuck_seconds(self) -> float:
+        """For how long the other controller has not taken one byte of what is there for it."""
+        since = self._ways[1].blocked_since
+        return 0.0 if since is None else self._loop.time() - since
+
     async def run(self) -> None:
         """Pump until one side has ended. Cancelled, both ends are closed at once."""
         said_all = False
@@ -192,6 +198,8 @@ class _Way:
         self._whole = _RECORD if isinstance(source, ssl.SSLSocket) else len(buffer)
         self._pending = memoryview(b"")
         self._stopped = False
+        # Since when the sink has taken nothing, None while it takes all.
+        self.blocked_since: float | None = None
 
     def start(self) -> None:
         self._loop.add_reader(self._source.fileno(), self._move)
@@ -232,6 +240,7 @@ class _Way:
                 data = data[self._sink.send(data) :]
         except _NOT_NOW:
             self._pending = memoryview(bytes(data))
+            self.blocked_since = self._loop.time()
             self._loop.remove_reader(self._source.fileno())
             self._loop.add_writer(self._sink.fileno(), self._flush)
 
@@ -239,11 +248,13 @@ class _Way:
         try:
             while self._pending:
                 self._pending = self._pending[self._sink.send(self._pending) :]
+                self.blocked_since = self._loop.time()
         except _NOT_NOW:
             return
         except OSError:
             self._end()
             return
+        self.blocked_since = None
         self._loop.remove_writer(self._sink.fileno())
         self.start()
 

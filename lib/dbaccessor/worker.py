@@ -25,10 +25,12 @@ from dbaccessor.database import Database
 from dbaccessor.disk import Disk
 from dbaccessor.dqlite import nodedir
 from dbaccessor.dqlite.connection import Connection
+from dbaccessor.dqlite.walindex import WalIndexes
 from dbaccessor.duties import Duties
 from dbaccessor.executor import Executor
 from dbaccessor.identity import Epoch, Identity, Store
 from dbaccessor.leader import MemberConnector
+from dbaccessor.logwatch import LogWatch
 from dbaccessor.membership import Leading, Membership
 from dbaccessor.metrics import Metrics
 from dbaccessor.orders import Orders
@@ -113,6 +115,13 @@ class Worker:
             self._dialer,
             on_announced=self._wake.set,
             on_known=self._update_addresses,
+        )
+        self._logs = LogWatch(
+            WalIndexes(),
+            lambda: self._sight.outlook().leading,
+            self._orders.give_leadership_away,
+            self._restart_node,
+            self.metrics.relieved,
         )
         self._conf_due = self._retry_at = 0.0
         self._unfinished = False
@@ -204,6 +213,7 @@ class Worker:
             async with asyncio.TaskGroup() as group:
                 group.create_task(self._peers.run())
                 group.create_task(self._duties.run())
+                group.create_task(self._logs.run())
                 await self._keep_deciding()
         finally:
             for database in self._databases.values():
@@ -328,6 +338,10 @@ class Worker:
     def _leading(self) -> Leading | None:
         return None if self._orders.stopping else self._sight.leading()
 
+    async def _restart_node(self) -> None:
+        await self._orders.restart_node()
+        self._wake.set()
+
     async def _membership_request(self, request: MembershipRequest) -> Outcome:
         """Called on the proxy's loop; the work belongs to this worker's."""
         future = asyncio.run_coroutine_threadsafe(self._membership.handle(request), self._loop)
@@ -367,6 +381,7 @@ class Worker:
         return {
             "controller-id": conf.controller_id if conf is not None else "",
             **self._accounts.section(),
+            "log-frames": self._logs.frames,
             "conf": report.conf_section(conf, self._sight.reader.problem),
             "cluster": section,
         }

@@ -120,6 +120,30 @@ def test_a_departing_unit_publishes_and_renders_nothing_not_even_as_leader(machi
     assert out.unit_status == ops.MaintenanceStatus("leaving the cluster")
 
 
+@pytest.mark.parametrize("member", [True, False])
+def test_a_member_that_was_rebooted_on_its_way_out_runs_until_it_has_said_goodbye(machine: Machine, member: bool):
+    given = state(relation(FOUNDED, OWN), "10.0.0.4/24")
+    machine.run(machine.context.on.start(), given)
+    if member:
+        (machine.state_dir / "identity.json").write_text(json.dumps({"cluster-uuid": FOUNDED.cluster_uuid}))
+    machine.units(1, dying=(0,))
+    machine.systemd.running = False
+    machine.systemd.calls.clear()
+
+    departing = machine.context.on.relation_departed(relation_of(given), remote_unit=1, departing_unit=0)
+    machine.run(departing, given)
+    started = ["start ha-controller.service"] if member else []
+    assert machine.systemd.calls == started
+
+    machine.systemd.running = False  # Once more, between two hooks.
+    with machine.controllerd:
+        machine.controllerd.serve()
+        machine.run(machine.context.on.stop(), state(None))
+
+    assert machine.systemd.calls == [*started * 2, *["stop ha-controller.service"] * member]
+    assert machine.controllerd.requests[-1] == "POST /leave"
+
+
 def test_a_unit_that_hears_of_its_own_departure_first_publishes_nothing(machine: Machine):
     machine.be_unit(1)
     machine.units(0, 1)  # Goal-state may be older than the event.

@@ -51,6 +51,7 @@ def status(*members: dict[str, Any], leader: str | None = "0", may_lose: int = 1
         "conf": {"generation": 7, "problem": None},
         "leader-changes": 2,
         "ready-seconds": 1.5,
+        "log-frames": 900,
         "last-handover": {"result": "done", "seconds": 0.25, "at": ""},
         "cluster": cluster if members else None,
     } | changes
@@ -230,6 +231,7 @@ def test_the_state_of_a_healthy_cluster():
         ("ha_controller_conf_problem",): 0,
         ("ha_controller_db_leader_changes_total",): 2,
         ("ha_controller_db_ready_seconds",): 1.5,
+        ("ha_controller_db_log_frames",): 900,
         ("ha_controller_db_last_handover_seconds", "result=done"): 0.25,
         ("ha_controller_db_role", "role=voter"): 1,
         ("ha_controller_db_role", "role=spare"): 0,
@@ -259,9 +261,10 @@ def test_a_lost_quorum_is_told_from_one_that_has_none_to_spare(document: dict[st
 
 
 def test_what_is_not_known_yet_is_left_out():
-    found = page(Metrics(), status(**{"ready-seconds": None, "last-handover": None}))
+    found = page(Metrics(), status(**{"ready-seconds": None, "last-handover": None, "log-frames": None}))
 
     assert ("ha_controller_db_ready_seconds",) not in found
+    assert ("ha_controller_db_log_frames",) not in found
     assert not any(key[0] == "ha_controller_db_last_handover_seconds" for key in found)
 
 

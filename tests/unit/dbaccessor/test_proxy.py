@@ -19,7 +19,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from dbaccessor import localnode, preamble, proxy, timing
+from dbaccessor import admitted, localnode, preamble, proxy, timing
 from dbaccessor.dial import AddressBook, Caller, Conversation, Dialer, DialError, RefusedByPeer
 from dbaccessor.identity import Epoch, node_name
 from dbaccessor.preamble import Answer, Hello, MemberFact, MembershipRequest, Outcome
@@ -186,6 +186,39 @@ def test_megabytes_arrive_whole_while_the_reader_is_slow(pair, answering):
         sender.join()
 
     assert seen.digest() == hashlib.sha256(data).digest()
+
+
+def _frame(stream: ssl.SSLSocket) -> bytes:
+    def take(count: int) -> bytes:
+        data = b""
+        while len(data) < count:
+            part = stream.recv(count - len(data))
+            assert part, "it ended in the middle of a frame"
+            data += part
+        return data
+
+    return take(preamble.body_length(take(preamble.HEADER.size)))
+
+
+def test_a_client_that_takes_nothing_of_its_answer_is_ended_and_the_node_is_left_in_order(pair, monkeypatch, caplog):
+    monkeypatch.setattr(admitted, "STUCK_SECONDS", 1.0)
+    zero, one = pair
+    ip, port = one.proxy.listening
+    client = zero.dialer.keyring.current().client.wrap_socket(socket.create_connection((ip, port), timeout=5))
+    with client:
+        client.sendall(preamble.encode(zero.dialer.caller.hello("client", target=one.name)))
+        assert preamble.decode_answer(_frame(client)).accepted
+        far, _ = one.node.accept()
+        far.settimeout(0.2)
+        with far:
+            with contextlib.suppress(TimeoutError):
+                while True:
+                    far.sendall(bytes(1 << 20))
+            told(caplog, "it has taken nothing of an answer for 1 s")
+            # The node can say all that it has, and is told that nothing more is asked.
+            far.settimeout(5)
+            far.sendall(bytes(MEGABYTES))
+            assert far.recv(1) == b""
 
 
 def test_both_directions_at_once_do_not_wait_for_each_other(pair):
@@ -452,7 +485,7 @@ class TestGoneForGood:
         kept, kept_far = connect(two, one)
         with near, far, kept, kept_far:
             one.proxy.departed = frozenset({"0"})
-            near.settimeout(2 * proxy._WEED_SECONDS)
+            near.settimeout(2 * admitted.LOOK_SECONDS)
             with pytest.raises(TimeoutError):  # Raft counts it as a member still.
                 near.recv(1)
 

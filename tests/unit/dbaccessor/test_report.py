@@ -29,6 +29,7 @@ def document(**changes: Any) -> dict[str, Any]:
         "leader-changes": 4,
         "ready-seconds": 1.5,
         "last-handover": None,
+        "log-frames": None,
         "conf": {"generation": 7},
         "cluster": cluster,
     } | changes
@@ -50,6 +51,7 @@ def test_the_report_has_juju_s_names_and_ours():
         "quorum-margin": 0,
         "ready-seconds": 1.5,
         "last-handover": None,
+        "log-frames": None,
         "epoch": {"number": 1, "tag": "9f"},
         "generation": 7,
         "databases": databases,

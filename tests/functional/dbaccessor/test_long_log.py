@@ -1,0 +1,95 @@
+"""Readers that never pause: the leader's write-ahead log grows, leadership moves, and nobody's node is aborted."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import random
+import re
+
+from dbaccessor import confsocket, errors, logwatch
+from dbaccessor.database import Database
+from loopback import Cluster
+
+# Each write changes a page for every fifth row.
+_ROWS = 1000
+_FRAMES_A_WRITE = _ROWS // 5
+# More than one log may have altogether, so that the library's limit would be met.
+_ENOUGH_FRAMES = 16_000
+_LIMIT_FRAMES = 8158
+
+
+def metric(cluster: Cluster, n: int, series: str) -> float:
+    _, page = confsocket.request(cluster.state_dir(n) / confsocket.CONTROL, "GET", "/metrics")
+    found = re.search(rf"^{re.escape(series)} (\S+)$", page.decode(), re.MULTILINE)
+    return float(found[1]) if found else 0.0
+
+
+async def fill(database: Database) -> None:
+    async def create(tx):
+        await tx.execute("CREATE TABLE big (id INTEGER NOT NULL PRIMARY KEY, n INTEGER NOT NULL, pad TEXT NOT NULL)")
+
+    async def insert(tx):
+        await tx.execute(
+            "INSERT INTO big (n, pad) WITH RECURSIVE s (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM s WHERE i < 250)"
+            " SELECT i, hex(zeroblob(1800)) FROM s"
+        )
+
+    await database.run(create)
+    for _ in range(_ROWS // 250):
+        await database.run(insert)
+
+
+async def read_on(database: Database) -> None:
+    """One read-only transaction after another, each for a while."""
+    await asyncio.sleep(random.random() / 3)
+    while True:
+        try:
+            async with database.transaction(read_only=True) as tx:
+                await tx.query("SELECT n FROM big WHERE id = 1")
+                await asyncio.sleep(0.3)
+        except errors.DbAccessorError:
+            await asyncio.sleep(0.05)
+
+
+async def come_anew(cluster: Cluster) -> None:
+    """Read on a fresh connection, time and again: that is what a node with too long a log does not survive."""
+    while True:
+        newcomer = Database(cluster.connector(0, 1, 2), "t")
+        with contextlib.suppress(errors.DbAccessorError):
+            await newcomer.read("SELECT count(*) FROM big")
+        newcomer.close()
+        await asyncio.sleep(0.3)
+
+
+def test_readers_that_never_pause_cost_a_change_of_leader_and_no_controller(cluster: Cluster):
+    cluster.form(3)
+    seen = {0.0}
+
+    async def watch() -> None:
+        while True:
+            await asyncio.sleep(0.1)
+            for n in range(3):
+                seen.add(await asyncio.to_thread(metric, cluster, n, "ha_controller_db_log_frames"))
+
+    async def story() -> None:
+        database = Database(cluster.connector(0, 1, 2), "t")
+        await fill(database)
+        beside = [asyncio.create_task(read_on(database)) for _ in range(4)]
+        beside += [asyncio.create_task(come_anew(cluster)), asyncio.create_task(watch())]
+        written = 0
+        while written < _ENOUGH_FRAMES:
+            with contextlib.suppress(errors.Indefinite):
+                await database.run(lambda tx: tx.execute("UPDATE big SET n = n + 1 WHERE id % 5 = 0"))
+                written += _FRAMES_A_WRITE
+        for task in beside:
+            task.cancel()
+        await asyncio.gather(*beside, return_exceptions=True)
+        database.close()
+
+    asyncio.run(story())
+
+    assert all(cluster.alive(n) for n in range(3))
+    assert logwatch.LONG_FRAMES <= max(seen) < _LIMIT_FRAMES, "the run proves nothing, or the log was too long"
+    assert sum(metric(cluster, n, 'ha_controller_db_log_relieved_total{how="handover"}') for n in range(3)) >= 1
+    cluster.wait(lambda: cluster.role_counts(0) == (3, 0, 0) and cluster.serving(0, 1, 2), "all is well")
