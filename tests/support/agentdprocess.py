@@ -8,7 +8,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,13 +24,13 @@ def until(ask: Callable[[], Any], what: str, seconds: float = 20) -> Any:
 
 
 class Agentd:
-    """The process."""
+    """The process. `around`: the beginning of a command line that runs it elsewhere, as in a run of localjuju."""
 
-    def __init__(self, conf: Path) -> None:
+    def __init__(self, conf: Path, around: Sequence[str] = ()) -> None:
         self.conf = conf
         self.environment = {**os.environ, "PYTHONPATH": str(LIB)}
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "controller.agentd", "--agent-conf", str(conf)], env=self.environment
+            [*around, sys.executable, "-m", "controller.agentd", "--agent-conf", str(conf)], env=self.environment
         )
 
     def __enter__(self) -> Agentd:

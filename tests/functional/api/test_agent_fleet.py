@@ -7,6 +7,7 @@ import os
 import random
 from collections import Counter
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -20,6 +21,16 @@ from controller.api.agent.agent import Agent
 CONNECTED_SECONDS = 5.0
 _LOOK_SECONDS = 0.05
 PASSWORD = "0123456789abcdefghij"
+
+
+@dataclass
+class Seen:
+    """One agent's file as it was last read: which file, what it says, and all addresses that it ever said."""
+
+    mark: tuple[int, int, int] = (0, 0, 0)
+    text: str = ""
+    addresses: frozenset[str] = frozenset()
+    known: frozenset[str] = frozenset()
 
 
 class Fleet:
@@ -36,8 +47,8 @@ class Fleet:
         self.steps: Counter[str] = Counter()
         self.slowest = 0.0
         self.alive_until: dict[str, float] = {}
-        self.seen: dict[str, tuple[int, str, frozenset[str]]] = {}
-        self.reads = 0
+        self.seen: dict[str, Seen] = {}
+        self.reads = self.looks = 0
 
     def conf(self, tag: str) -> Path:
         return self.folder / tag / "agent.conf"
@@ -85,6 +96,23 @@ class Fleet:
         for n in lost:
             await self.start(n, self.controllers.addresses[n])
 
+    async def lose_one_for_another(self) -> None:
+        n = self.dice.choice(sorted(self.members))
+        self.kill(n)
+        new = max(self.controllers.addresses) + 1
+        await self.start(new)
+        self.members.symmetric_difference_update({n, new})
+        self.publish()
+
+    async def move_one_while_another_is_down(self) -> None:
+        moves, down = self.dice.sample(sorted(self.members), 2)
+        self.kill(down)
+        self.kill(moves)
+        await self.start(moves)
+        self.publish()
+        await self.settled()
+        await self.start(down, self.controllers.addresses[down])
+
     async def add_one(self) -> None:
         n = max(self.controllers.addresses) + 1
         await self.start(n)
@@ -122,6 +150,19 @@ class Fleet:
         await self.settled()
         await self.start(n, self.controllers.addresses[n])
 
+    async def lose_all_at_once_and_the_quorum(self) -> None:
+        """Nobody is connected any more, and controllers that are back say no until there is a quorum."""
+        self.controllers.world.quorum = False
+        self.controllers.write()
+        for n in sorted(self.members):
+            self.kill(n)
+        for n in sorted(self.members):
+            await self.start(n, self.controllers.addresses[n])
+        await asyncio.sleep(self.dice.uniform(1, 6))
+        assert len(self.late()) == self.count, "nobody can be let in without a quorum"
+        self.controllers.world.quorum = True
+        self.controllers.write()
+
     # What must hold.
 
     async def settled(self) -> None:
@@ -139,29 +180,48 @@ class Fleet:
         return {
             tag: (agent.caller.report(), agent.updater.report())
             for tag, agent in self.agents.items()
-            if agent.caller.report().get("address") not in living & published or self.seen[tag][2] != published
+            if agent.caller.report().get("address") not in living & published or self.seen[tag].addresses != published
         }
 
     async def watch_every_file(self) -> None:
-        """Read all files again and again. None is ever torn, empty, or without an address that lives or just lived."""
-        loop = asyncio.get_running_loop()
+        """Look at all files again and again, and read each that is another one than before."""
         while True:
-            self.note_living()
+            self.looks += 1
             for tag in self.agents:
-                path = self.conf(tag)
-                with path.open() as file:  # Both of one moment.
-                    inode, text = os.fstat(file.fileno()).st_ino, file.read()
-                self.reads += 1
-                addresses = frozenset(map(str, agentconf.parse(text).apiaddresses))
-                assert addresses, f"{tag}: the list is empty"
-                assert text.endswith("later: [kept]\n") or "\nlater: [kept]\n" in text
-                before = self.seen.get(tag, (0, "", frozenset()))
-                assert inode == before[0] or text != before[1], f"{tag}: rewritten without a change"
-                if addresses != before[2]:
-                    recent = {a for a, at in self.alive_until.items() if at > loop.time() - 2}
-                    assert addresses & recent, f"{tag}: no address of {set(addresses)} lives; {recent} do"
-                self.seen[tag] = inode, text, addresses
+                self.look_at(tag)
+                await asyncio.sleep(0)  # The agents are tasks of this very loop.
             await asyncio.sleep(_LOOK_SECONDS)
+
+    def look_at(self, tag: str) -> None:
+        """It is never torn, empty, rewritten without a change, or without an address that lives or just lived."""
+        self.note_living()
+        before = self.seen.setdefault(tag, Seen())
+        with self.conf(tag).open() as file:  # Both of one moment.
+            about = os.fstat(file.fileno())
+            mark = about.st_ino, about.st_mtime_ns, about.st_size
+            text = before.text if mark == before.mark else file.read()
+        if mark != before.mark:
+            self.reads += 1
+            assert text != before.text, f"{tag}: rewritten without a change"
+            assert about.st_mode & 0o777 == 0o600
+            addresses = frozenset(map(str, self.whole(tag, text).apiaddresses))
+            assert addresses, f"{tag}: the list is empty"
+            self.seen[tag] = Seen(mark, text, addresses, before.known | addresses)
+        now = self.seen[tag]
+        # At every look, and not only when the file has changed: it may also have failed to change.
+        recent = {a for a, at in self.alive_until.items() if at > asyncio.get_running_loop().time() - 2}
+        there = {self.controllers.addresses[n] for n in self.controllers.living}
+        if now.addresses != before.addresses or now.known & there:
+            assert now.addresses & recent, (
+                f"{tag}: no address of {set(now.addresses)} lives; it knew {now.known & there}"
+            )
+
+    def whole(self, tag: str, text: str) -> agentconf.AgentConf:
+        """Return what the file says, which is all that was ever in it: nothing is torn off."""
+        conf = agentconf.parse(text)
+        assert text.endswith("later: [kept]\n") or "\nlater: [kept]\n" in text
+        assert (conf.tag, conf.apipassword, conf.cacert) == (tag, PASSWORD, self.controllers.cacert)
+        return conf
 
     async def play(self, seconds: float) -> None:
         self.members = {0, 1, 2}
@@ -174,9 +234,12 @@ class Fleet:
         faults: list[Callable[[], Awaitable[None]]] = [
             self.lose_one_and_bring_it_back,
             self.lose_two_at_once,
+            self.lose_one_for_another,
+            self.lose_all_at_once_and_the_quorum,
             self.add_one,
             self.remove_one,
             self.move_one,
+            self.move_one_while_another_is_down,
             self.move_all_one_after_another,
             self.lose_the_quorum,
         ]
@@ -222,5 +285,9 @@ def test_no_agent_is_ever_stranded_while_controllers_come_and_go(
     fleet = Fleet(tmp_path, seed, count, limit_seconds)
     with fleet.controllers:
         asyncio.run(fleet.play(seconds))
-    print(f"seed {seed}: {dict(fleet.steps)}, {fleet.reads} reads, slowest {fleet.slowest:.1f} s")
-    assert set(fleet.steps) >= {"lose_one_and_bring_it_back", "lose_two_at_once", "move_one", "lose_the_quorum"}
+    told = f"{fleet.looks} looks, {fleet.reads} files read, slowest {fleet.slowest:.1f} s"
+    print(f"seed {seed}: {dict(fleet.steps)}, {told}")
+    kinds = {name for name in fleet.steps if name not in ("add_one", "remove_one")}
+    assert len(kinds) == 8, f"every fault has its turn in every round: {kinds}"
+    assert {"add_one", "remove_one"} & set(fleet.steps)
+    assert fleet.reads > count, "and files did change"
