@@ -122,10 +122,14 @@ class Cluster:
             self.state_dir(n).mkdir(mode=0o700, parents=True, exist_ok=True)
             with (self.root / f"{n}.log").open("ab") as log:
                 self._processes[n] = subprocess.Popen(
-                    [*_dies_with_us(), sys.executable, *program, "--state-dir", str(self.state_dir(n))],
+                    [*_dies_with_us(), *self.enter(n), sys.executable, *program, "--state-dir", str(self.state_dir(n))],
                     stderr=log,
                     env={**os.environ, "PYTHONPATH": os.pathsep.join(map(str, self.paths))},
                 )
+
+    def enter(self, n: int) -> list[str]:
+        """What a controller's command begins with, for clusters whose controllers have hosts of their own."""
+        return []
 
     def kill(self, *numbers: int) -> None:
         """SIGKILL, all of them before any is waited for."""
