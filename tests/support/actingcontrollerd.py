@@ -1,10 +1,11 @@
 """controllerd with work of its own under leases: `actingcontrollerd.py FOLDER PLAN ARGUMENTS…`.
 
 The plan is JSON: `managers`, the ids of those that take part; `seconds`, of the lease `act`; `keys`, so many leases
-that callers fight for. Whoever holds `act` acts every few milliseconds: it appends a line to a file of its process,
-with the moment before it checked its responsibility, and inserts a row through its fence. Callers claim, extend, revoke
-and wait in any order, and write down each moment at which their check passed. They have had enough when FOLDER/enough
-exists.
+that callers fight for; `wall`, by how much the managers' wall clocks are ahead.
+
+Whoever holds `act` acts every few milliseconds: it appends a line to a file of its process, with the moment before it
+checked its responsibility, and inserts a row through its fence. Callers claim, extend, revoke and wait in any order,
+and write down each moment at which their check passed. They have had enough when FOLDER/enough exists.
 """
 
 from __future__ import annotations
@@ -22,6 +23,8 @@ from typing import Any
 from controller import daemon, manifolds
 from controller.engine import Getter, Manifold, Manifolds, Worker
 from controller.leases import Denied, Key, Lost, Manager, Responsibility, Singular, is_responsible, singular
+from controller.leases import manager as manager_module
+from controller.leases.clock import Clock
 from controller.node import Databases
 from dbaccessor import errors
 from dbaccessor.schema import Patch, parse
@@ -188,6 +191,8 @@ def main() -> int:
     own = Path(sys.argv[sys.argv.index("--state-dir") + 1]).name
     if own in plan["managers"]:
         history, real = History(folder, own), manifolds.controller_manifolds
+        ahead = plan["wall"].get(own, 0.0)
+        manager_module.Clock = lambda: Clock(wall=lambda: time.time() + ahead)  # type: ignore[attr-defined,misc,assignment]
         manifolds.controller_manifolds = lambda *given: with_work(real(*given), plan, history, folder / "enough")
     return daemon.main(sys.argv[3:])
 
