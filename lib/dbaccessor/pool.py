@@ -17,6 +17,10 @@ from dbaccessor.dqlite.connection import Connection
 
 MAX_WAITING = 256
 
+# A connection that nobody needed for so long is not used again. Its node may be gone without a word since, and whoever
+# asked it then would wait, though another node leads and everybody else knows it.
+IDLE_SECONDS = 5.0
+
 # Between two questions whether a node that does not answer leads still.
 _ASK_SECONDS = 0.5
 
@@ -46,7 +50,7 @@ class Pool:
         self._what = what
         self._turns = asyncio.Semaphore(size)
         self._waiting = 0
-        self._idle: list[Connection] = []
+        self._idle: list[tuple[Connection, float]] = []
         self._suspicions: set[asyncio.Task[None]] = set()
         self.closed = False
         self.measured = metrics.unread()
@@ -79,8 +83,9 @@ class Pool:
     async def take(self, deadline: float) -> Connection:
         """Return an idle connection, else a fresh one with the database open. Raises NotReady, NotLeader."""
         while self._idle:
-            connection = self._idle.pop()
-            if connection.usable and connection.dialled_as == self._connector.identity:
+            connection, since = self._idle.pop()
+            fresh = asyncio.get_running_loop().time() - since <= IDLE_SECONDS
+            if fresh and connection.usable and connection.dialled_as == self._connector.identity:
                 return connection
             self.drop(connection)
         if self.closed:
@@ -100,7 +105,7 @@ class Pool:
     def give_back(self, connection: Connection) -> None:
         """Keep a usable connection for the next user. What saw anything but a plain error has closed itself."""
         if connection.usable and not self.closed:
-            self._idle.append(connection)
+            self._idle.append((connection, asyncio.get_running_loop().time()))
         else:
             self.drop(connection)
 
@@ -113,7 +118,7 @@ class Pool:
         """Drop the idle connections. Those that are lent end with their use."""
         self.closed = True
         while self._idle:
-            self._idle.pop().close()
+            self._idle.pop()[0].close()
         for task in self._suspicions:
             task.cancel()
 

@@ -17,7 +17,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -221,6 +221,17 @@ class Processes(Cluster):
         self.ids = {index: node.new_id() for index in range(count)}
         self.ports = dict(enumerate(_free_ports(count)))
         self.children: dict[int, subprocess.Popen[str]] = {}
+
+    def from_outside(self) -> Processes:
+        """Return a way to the same nodes for somebody else, who starts and kills nothing."""
+        return Processes.elsewhere(self.ids, self.ports)
+
+    @classmethod
+    def elsewhere(cls, ids: Mapping[int, int], ports: Mapping[int, int]) -> Processes:
+        """Return a way to nodes that another process started."""
+        nodes = cls(Path("/nonexistent"), 0)
+        nodes.ids, nodes.ports, nodes.running = dict(ids), dict(ports), set(ids)
+        return nodes
 
     def start(self, index: int) -> None:
         self.directory(index).mkdir(exist_ok=True)

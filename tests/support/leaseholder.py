@@ -21,6 +21,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from bystander import Bystander
 from controller.engine import Engine, Getter, Manifold, Worker
 from controller.leases import Key, Manager, Responsibility, Singular, Token, is_responsible, singular
 from controller.leases import store as lease_store
@@ -54,6 +55,7 @@ class Holders:
         self.nodes = nodes
         self.seconds = seconds
         self.children: dict[int, subprocess.Popen[bytes]] = {}
+        self.bystander = Bystander(nodes.from_outside(), KEY)
         self._ways: dict[int, LossyWay] = {}
         self._stack = contextlib.ExitStack()
         self._file = nodes.folder / "acts"
@@ -240,7 +242,7 @@ def play(three: Processes, count: int, story: Callable[[Holders], None], seconds
         await create(three)
 
     asyncio.run(found())
-    with Holders(three, seconds) as holders:
+    with Holders(three, seconds) as holders, holders.bystander:
         holders.start(*range(count))
         holders.wait_for_other(None, 0)
         story(holders)
@@ -249,10 +251,8 @@ def play(three: Processes, count: int, story: Callable[[Holders], None], seconds
 
 
 async def _live(described: dict[str, Any]) -> None:
-    nodes = Processes(Path("/nonexistent"), 0)
-    nodes.ids = {int(index): number for index, number in described["ids"].items()}
-    nodes.ports = {int(index): port for index, port in described["ports"].items()}
-    nodes.running = set(nodes.ids)
+    numbered = ({int(index): number for index, number in described[what].items()} for what in ("ids", "ports"))
+    nodes = Processes.elsewhere(*numbered)
     leases, model = Database(nodes, lease_store.DATABASE), Database(nodes, MODEL)
     store = LeaseStore(leases)
     seconds = float(described["seconds"])

@@ -45,13 +45,15 @@ class Table:
 
 class MemoryStore:
     """One controller's way to the table. `seconds` is how long every answer takes; while `cut` none comes, and while
-    `deaf` none is heard, though what was asked for is done."""
+    `deaf` none is heard, though what was asked for is done. What is asked before `silent_until`, on the loop's clock,
+    is never answered."""
 
     def __init__(self, table: Table, seconds: float = 0.0) -> None:
         self.table = table
         self.seconds = seconds
         self.cut = False
         self.deaf = False
+        self.silent_until = 0.0
         self.troubles: Iterator[Trouble] = iter(())
         self.moves = 0
 
@@ -78,7 +80,7 @@ class MemoryStore:
         return self.table.changes(mark)
 
     async def _travel(self, deadline_seconds: float) -> None:
-        if self.cut:
+        if self.cut or asyncio.get_running_loop().time() < self.silent_until:
             await asyncio.sleep(deadline_seconds)
             raise errors.NotReady("no leader could be reached")
         await asyncio.sleep(self.seconds)

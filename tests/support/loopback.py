@@ -49,7 +49,7 @@ class Cluster:
         # What is started, and where its modules are found.
         self.program = ["-m", "controller.daemon"]
         self.paths = [LIB]
-        # A command that the program is run by, as `nice -n 5`.
+        # The command that the program is run by, as `nice -n 5`.
         self.before: list[str] = []
 
     def __enter__(self) -> Cluster:
@@ -124,10 +124,14 @@ class Cluster:
             self.state_dir(n).mkdir(mode=0o700, parents=True, exist_ok=True)
             with (self.root / f"{n}.log").open("ab") as log:
                 self._processes[n] = subprocess.Popen(
-                    [*_dies_with_us(), *self.before, sys.executable, *program, "--state-dir", str(self.state_dir(n))],
+                    [*_dies_with_us(), *self.enter(n), sys.executable, *program, "--state-dir", str(self.state_dir(n))],
                     stderr=log,
                     env={**os.environ, "PYTHONPATH": os.pathsep.join(map(str, self.paths))},
                 )
+
+    def enter(self, n: int) -> list[str]:
+        """What a controller's command begins with; more where controllers have hosts of their own."""
+        return self.before
 
     def kill(self, *numbers: int) -> None:
         """SIGKILL, all of them before any is waited for."""

@@ -16,7 +16,7 @@ from typing import Final
 from controller.leases.clock import Clock
 from controller.leases.lease import Key
 from controller.leases.sightings import Sightings
-from controller.leases.store import Store
+from controller.leases.store import Changes, Store
 from controller.leases.timing import Timing
 from dbaccessor import errors
 
@@ -124,7 +124,7 @@ class Observer:
         asked, epoch = list(self._asked), self._epoch()
         seconds = max(1.0, self._timing.failover_seconds)
         try:
-            changes = await self._store.changes(self.sightings.mark, deadline_seconds=seconds)
+            changes = await self._ask(seconds)
         except errors.DbAccessorError as error:
             self.problem = str(error)
             self.lookups["failed"] += 1
@@ -140,6 +140,32 @@ class Observer:
             if not answered.done():
                 answered.set_result(None)
             self._asked.discard(answered)
+
+    async def _ask(self, seconds: float) -> Changes:
+        """Return what has changed; asked once more beside a question that is not answered within a failover.
+
+        Who led may be gone without a word, and then whoever waits for its answer waits to the end. All who observe
+        would see the last renewal so much later, and count from then.
+        """
+
+        def ask() -> asyncio.Task[Changes]:
+            return asyncio.create_task(self._store.changes(self.sightings.mark, deadline_seconds=seconds))
+
+        asking = {ask()}
+        try:
+            done, _ = await asyncio.wait(asking, timeout=self._timing.failover_seconds)
+            if not done:
+                asking.add(ask())
+            left = set(asking)
+            while True:
+                done, left = await asyncio.wait(left, return_when=asyncio.FIRST_COMPLETED)
+                answered = next((task for task in done if task.exception() is None), None)
+                if answered is not None or not left:
+                    return (answered or done.pop()).result()
+        finally:
+            for task in asking:
+                task.cancel()
+            await asyncio.gather(*asking, return_exceptions=True)
 
     def _tell(self) -> None:
         """End the waiting of those whose lease is free. Only what was seen in an answer counts."""

@@ -12,16 +12,24 @@ import time
 import pytest
 
 from controller.leases import timing as timings
-from dqlitenodes import Processes
+from dqlitenodes import LATENCY_MS, Processes
 from leaseholder import Holders, play
 
 DURATION = timings.PROMISED_SECONDS
-# What is promised is one second over the duration. These processes share two cores with whatever else runs.
-BOUND = 3.0
+TIMING = timings.for_latency(LATENCY_MS)
+# From a process's start to its first look at the leases; these share two cores with whatever else runs.
+BEGIN_SECONDS = 5.0
+# For what was on its way when the cut came, and for looking.
+SOON_SECONDS = 0.3
 
 
 def holder(holders: Holders) -> int:
     return int(holders.acts()[-1].holder)
+
+
+def bound(holders: Holders, since: float, until: float, seconds: float = DURATION) -> float:
+    """What is promised, one second over the duration, and what even a bystander had to wait for an answer meanwhile."""
+    return seconds + 1 + holders.bystander.longest_wait(since, until)
 
 
 @pytest.mark.parametrize(("count", "seconds"), [(2, DURATION), (5, DURATION), (3, 2.0)])
@@ -32,8 +40,9 @@ def test_after_kill_nine_another_acts_within_the_duration_and_a_second(three: Pr
         killed = time.monotonic()
         holders.kill(first)
         other = holders.wait_for_other(str(first), killed)
-        print(f"{count} holders, {seconds:g} s: another acted after {other.at - killed:.2f} s")
-        assert other.at - killed < seconds + BOUND
+        limit = bound(holders, killed, other.at, seconds)
+        print(f"{count} holders, {seconds:g} s: another acted after {other.at - killed:.2f} s, of {limit:.2f} s")
+        assert other.at - killed <= limit
 
     play(three, count, story, seconds)
 
@@ -46,7 +55,7 @@ def test_after_a_clean_stop_another_acts_in_less_than_a_second(three: Processes)
         other = holders.wait_for_other(str(first), told)
         last = max(act.at for act in holders.acts() if act.holder == str(first))
         print(f"another acted {other.at - told:.2f} s after the stop, {other.at - last:.2f} s after the last act")
-        assert other.at - told < 1
+        assert other.at - told < 1 + holders.bystander.longest_wait(told, other.at)
 
     play(three, 3, story, DURATION)
 
@@ -57,7 +66,7 @@ def test_a_holder_that_was_paused_past_its_duration_acts_no_more_and_cannot_comm
         paused = time.monotonic()
         holders.freeze(first)
         other = holders.wait_for_other(str(first), paused + 1)
-        assert other.at - paused < DURATION + BOUND
+        assert other.at - paused <= bound(holders, paused, other.at)
         thawed = time.monotonic()
         holders.thaw(first)
         # Until it has seen for itself that it is not responsible, and waits like everybody else.
@@ -78,9 +87,16 @@ def test_a_holder_that_is_cut_off_stops_before_another_acts(three: Processes, re
         cut = time.monotonic()
         other = holders.wait_for_other(str(first), cut)
         last = max(act.at for act in holders.acts() if act.holder == str(first))
-        print(f"it acted for {last - cut:.2f} s, another after {other.at - cut:.2f} s")
-        # With the answers gone alone, one more renewal may have been committed, a moment after the cut.
-        assert last < other.at < cut + DURATION + BOUND + (0 if requests else 1.2)
+        change, limit = holders.bystander.last_change_by(str(first), other.at), bound(holders, cut, other.at)
+        print(
+            f"it acted for {last - cut:.2f} s, its last renewal was seen after {change - cut:.2f} s, another acted"
+            f" after {other.at - cut:.2f} s"
+        )
+        assert last < other.at <= change + limit
+        # With the answers gone alone one more renewal is committed, the next one, and never a second: that compares
+        # with a row which is gone.
+        more = 0.0 if requests else TIMING.renew_seconds(DURATION)
+        assert change <= cut + more + SOON_SECONDS + limit - DURATION - 1
         holders.way(first).heal()
         healed = time.monotonic()
         holders.wait(lambda acts: acts[-1].at > healed + 2, "the other goes on")
@@ -102,6 +118,7 @@ def test_the_leader_dies_while_leases_are_claimed_and_renewed(three: Processes):
             three.kill(leader)
             other = holders.wait_for_other(str(first), killed + 0.1)
             print(f"another acted after {other.at - killed:.2f} s")
+            assert other.at - killed <= bound(holders, killed, other.at)
             three.start(leader)
             asyncio.run(three.wait_for_roles(3, 0))
             holders.start(first)
@@ -138,7 +155,7 @@ def test_an_hour_on_the_wall_clock_changes_nothing(three: Processes):
         killed = time.monotonic()
         holders.kill(first)
         other = holders.wait_for_other(str(first), killed)
-        assert DURATION - 2 < other.at - killed < DURATION + BOUND
+        assert DURATION - 2 < other.at - killed <= bound(holders, killed, other.at)
 
     play(three, 3, story, DURATION)
 
@@ -152,7 +169,7 @@ def test_all_holders_start_anew_at_once(three: Processes):
         other = holders.wait_for_other(None, killed + 0.1)
         print(f"somebody acted after {other.at - killed:.2f} s")
         # What is counted again from the beginning is what the new processes themselves have seen.
-        assert DURATION - 1.5 < other.at - killed < DURATION + 2 * BOUND
+        assert DURATION - 1.5 < other.at - killed <= bound(holders, killed, other.at) + BEGIN_SECONDS
 
     play(three, 3, story, DURATION)
 
@@ -165,7 +182,7 @@ def test_the_holder_and_the_leader_die_in_the_same_moment(three: Processes):
         holders.kill(first)
         three.kill(leader)
         other = holders.wait_for_other(str(first), killed)
-        print(f"another acted after {other.at - killed:.2f} s")
-        assert other.at - killed < DURATION + BOUND
+        print(f"another acted after {other.at - killed:.2f} s, with the leader dead too")
+        assert other.at - killed <= bound(holders, killed, other.at)
 
     play(three, 3, story, DURATION)

@@ -289,6 +289,21 @@ def test_reads_beside_a_transaction_have_a_connection_of_their_own():
     hold(play)
 
 
+def test_a_connection_that_nobody_needed_for_long_is_closed_and_another_one_used(monkeypatch: pytest.MonkeyPatch):
+    async def play(node: FakeNode, database: Database) -> None:
+        await database.read("SELECT n FROM t")
+        await database.run(insert)
+        await database.read("SELECT n FROM t")
+        await database.run(insert)
+        assert [connection.usable for connection in node.connections] == [True, True]
+        monkeypatch.setattr(pool, "IDLE_SECONDS", -1.0)  # All of them are older than that.
+        await database.read("SELECT n FROM t")
+        await database.run(insert)
+        assert [connection.usable for connection in node.connections] == [False, False, True, True]
+
+    hold(play)
+
+
 def test_a_closed_database_is_not_ready():
     async def play(node: FakeNode, database: Database) -> None:
         await database.run(insert)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import re
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -39,6 +41,21 @@ def test_at_the_default_latency_it_is_five_seconds():
 def test_a_table_whose_relations_do_not_hold_cannot_be_made(changes: dict[str, float], words: str):
     with pytest.raises(ValueError, match=words):
         dataclasses.replace(timing.for_latency(10), **changes)
+
+
+def test_the_table_of_what_a_margin_beyond_the_hold_would_cost_is_as_computed():
+    page = next((Path(__file__).parents[3] / "docs" / "decisions").glob("18-*.md")).read_text()
+    rows = re.findall(r"^\| (\d+) ms[^|]*\|" + r" ([\d.]+) \|" * 5, page, re.MULTILINE)
+
+    assert len(rows) == 4
+    for latency, *told in rows:
+        leases, below = timing.for_latency(int(latency)), database.for_latency(int(latency))
+        duration = leases.duration_seconds
+        assert leases.margin_seconds(duration) < below.hold_seconds
+        shortest = (below.hold_seconds + leases.failover_seconds + 2 * leases.attempt_seconds) / 0.8
+        computed = (below.election_seconds, below.hold_seconds, leases.margin_seconds(duration), duration, shortest)
+        assert tuple(map(float, told)) == pytest.approx(computed, abs=0.0006)
+        assert leases.attempt(shortest) == leases.attempt_seconds
 
 
 def test_a_promise_that_the_network_cannot_keep_is_refused():
