@@ -18,15 +18,17 @@ from dbaccessor.dqlite.walindex import WalIndexes
 
 log = logging.getLogger(__name__)
 
-_LOOK_SECONDS = 0.1
+_LOOK_SECONDS = 0.05
 # The library begins to want a checkpoint at 1,000 frames, and aborts at 8,159.
 LONG_FRAMES = 4000
-# Beyond this there is no time to lose: a few dozen transactions a second may be the rest.
+# Beyond this there is no time to lose; nor where the log would be there after two more looks.
 TOO_LONG_FRAMES = 6000
 # A log that is long for one look may be one large transaction, which the next one takes away.
 _LOOKS = 3
-# What was done shows its effect within this; a cluster that is handed around does no work.
+# What was done shows its effect within this; a cluster that is handed around does no work. A log that is too long all
+# the same cannot wait as long.
 _PAUSE_SECONDS = 5.0
+_SHORT_PAUSE_SECONDS = 0.5
 
 
 class LogWatch:
@@ -46,8 +48,8 @@ class LogWatch:
         self._hand_over = hand_over
         self._restart = restart
         self._on_relief = on_relief
-        self._long_looks = 0
-        self._due = 0.0
+        self._long_looks = self._before = 0
+        self._done_at = self._failed_at = float("-inf")
         # Of the longest log of the own node while it leads, None where it cannot be seen.
         self.frames: int | None = None
 
@@ -60,23 +62,27 @@ class LogWatch:
     async def look(self) -> None:
         """Look once, and do what is due. Never raises for what the node or the cluster does."""
         self.frames = self._indexes.frames() if self._leads() else None
-        frames = self.frames or 0
+        before, frames = self._before, self.frames or 0
+        self._before = frames
         self._long_looks = self._long_looks + 1 if frames >= LONG_FRAMES else 0
         now = asyncio.get_running_loop().time()
-        if (self._long_looks < _LOOKS and frames < TOO_LONG_FRAMES) or now < self._due:
+        growth = max(0, frames - before) if before else 0
+        too_long = frames >= LONG_FRAMES and frames + 2 * growth >= TOO_LONG_FRAMES
+        pause = _SHORT_PAUSE_SECONDS if too_long else _PAUSE_SECONDS
+        if (self._long_looks < _LOOKS and not too_long) or now < max(self._done_at + pause, self._failed_at + 1.0):
             return
-        self._due = now + _PAUSE_SECONDS
         try:
             heir = await self._hand_over()
             if heir:
                 log.warning("the write-ahead log has %d frames, as reads never pause: %s leads now", frames, heir)
                 self._on_relief("handover")
-            elif frames >= TOO_LONG_FRAMES:
+            elif too_long:
                 log.warning("the write-ahead log has %d frames, and nobody else can lead: restarting the node", frames)
                 await self._restart()
                 self._on_relief("restart")
             else:
-                self._due = now + _LOOK_SECONDS
+                return
+            self._done_at = asyncio.get_running_loop().time()
         except (errors.DbAccessorError, OSError) as error:
-            self._due = now + 1.0
+            self._failed_at = now
             log.warning("the write-ahead log has %d frames, and nothing could be done yet: %s", frames, error)

@@ -28,12 +28,15 @@ class Registrar:
         self._application = application
         self._database = database
         self._unsaved = False
+        # Counts how often what is remembered was replaced as a whole.
+        self._loads = 0
         self._refused: set[str] = set()
         self.members = Members()
         self.announced_as: Identity | None = None
 
     def load(self) -> None:
         self.members = self._store.members()
+        self._loads += 1
 
     @property
     def dropped(self) -> tuple[Known, ...]:
@@ -52,12 +55,15 @@ class Registrar:
 
     async def remember(self, identity: Identity, outlook: Outlook, conf: ControllerConf, book: AddressBook) -> None:
         """Bring members.json up to date with the cluster. Raises DbAccessorError."""
+        loads = self._loads
         self._look_for_refused(outlook, identity)
         if self._refused:
             await registry.forget_dropped(self._database, self._refused)
             self._refused = set()
         rows = await registry.rows(self._database)
         left_behind = await registry.dropped(self._database)
+        if self._loads != loads:
+            return  # This node went on alone, or is none any more: what was seen before does not hold.
         addresses = book.everybody()
         now = {
             m.name: Known(controller_of(m.name), m.name, addresses.get(controller_of(m.name), ""), str(m.role))

@@ -16,14 +16,17 @@ from faultrun import client, nemesis, verdict
 from faultrun.clients import OPS, Clients
 from faultrun.onlocaljuju import JujuStage
 
-SEEDS = [int(seed) for seed in os.environ.get("HA_CONTROLLER_SEEDS", "5").split()]
-SECONDS = float(os.environ.get("HA_CONTROLLER_FAULT_SECONDS", "20"))
+# Five in one run: what costs most are the hooks of new units.
+SEEDS = [int(seed) for seed in os.environ.get("HA_CONTROLLER_SEEDS", "11 12 13 14 15").split()]
+SECONDS = float(os.environ.get("HA_CONTROLLER_FAULT_SECONDS", "6"))
 WANTED = {"one": ("append=2", "count=1", "register=1"), "two": ("register=2", "late=3", "bank=2")}
 
+# Five units and back cost a hundred hooks each.
+JOURNEYS = [int(seed) for seed in os.environ.get("HA_CONTROLLER_SEEDS", "4 7 9 15 19").split()]
+
 pytestmark = [
-    pytest.mark.long,
     pytest.mark.skipif(os.geteuid() != 0, reason="namespaces need root"),
-    pytest.mark.timeout(900 + 2 * SECONDS),
+    pytest.mark.timeout(900 + 2 * SECONDS * len(SEEDS)),
 ]
 
 
@@ -51,14 +54,31 @@ def judge(made: JujuStage, clients: Clients, again: str) -> None:
         assert result.acknowledged(op) > 1, f"the run proves nothing about {op}: {result}; {again}"
 
 
-@pytest.mark.parametrize("seed", SEEDS)
-def test_units_under_random_faults_keep_every_promise(tmp_path: Path, seed: int):
-    again = f"HA_CONTROLLER_SEEDS={seed} python -m pytest tests/cluster/test_charm_faults.py; history in {tmp_path}"
+@pytest.mark.long
+@pytest.mark.parametrize("seed", JOURNEYS)
+def test_from_one_to_five_and_back_with_a_fault_at_each_size(tmp_path: Path, seed: int):
+    """A kill, a stop, a cut, a one-way cut and a power cut, in an order by the seed, changes under way among them."""
+    again = f"HA_CONTROLLER_SEEDS={seed} python -m pytest tests/cluster/test_charm_faults.py -k each_size"
     with stage(tmp_path, seed) as (made, clients):
+        made.form(1)
+        made.start_clients(WANTED)
+        nemesis.travel(made, seed)
+        judge(made, clients, f"{again}; history in {tmp_path}")
+
+
+def test_units_under_random_faults_keep_every_promise(tmp_path: Path):
+    """One seed after another, on one cluster that is whole in between; the history is judged as one."""
+    seeds = " ".join(map(str, SEEDS))
+    again = f'HA_CONTROLLER_SEEDS="{seeds}" python -m pytest tests/cluster/test_charm_faults.py -k random'
+    with stage(tmp_path, SEEDS[0]) as (made, clients):
         made.form(3)
         made.start_clients(WANTED)
-        nemesis.torment(made, seed, SECONDS)
-        judge(made, clients, again)
+        for seed in SEEDS:
+            made.tell("seed", seed=seed, at=time.monotonic())
+            nemesis.torment(made, seed, SECONDS)
+            healed = made.mend()
+            made.tell("whole", seed=seed, seconds=healed, at=time.monotonic())
+        judge(made, clients, f"{again}; history in {tmp_path}")
 
 
 # New connections to other controllers are refused here, and established ones work: role management probes anew.
@@ -69,6 +89,7 @@ add rule inet faults out tcp dport 17666 tcp flags & (syn | ack) == syn counter 
 """
 
 
+@pytest.mark.long
 def test_a_second_without_new_connections_from_the_leader_demotes_nobody(tmp_path: Path):
     with stage(tmp_path, 0) as (made, clients):
         made.form(3)
@@ -103,6 +124,7 @@ def watched(made: JujuStage, seconds: float) -> list[tuple[str, list[str]]]:
     return seen
 
 
+@pytest.mark.long
 def test_one_to_five_and_back_with_every_fault_at_every_step(tmp_path: Path):
     """1 → 3 → 5 → 3 → 1, orderly; at each size a kill, a stop, a cut, a one-way cut and a power cut."""
     dice = random.Random(0)

@@ -7,13 +7,15 @@ import contextlib
 import random
 import re
 
+import pytest
+
 from dbaccessor import confsocket, errors, logwatch
 from dbaccessor.database import Database
 from loopback import Cluster
 
-# Each write changes a page for every fifth row.
+# Each write changes a page for every tenth row.
 _ROWS = 1000
-_FRAMES_A_WRITE = _ROWS // 5
+_FRAMES_A_WRITE = _ROWS // 10
 # More than one log may have altogether, so that the library's limit would be met.
 _ENOUGH_FRAMES = 16_000
 _LIMIT_FRAMES = 8158
@@ -52,35 +54,37 @@ async def read_on(database: Database) -> None:
             await asyncio.sleep(0.05)
 
 
-async def come_anew(cluster: Cluster) -> None:
+async def come_anew(cluster: Cluster, *numbers: int) -> None:
     """Read on a fresh connection, time and again: that is what a node with too long a log does not survive."""
     while True:
-        newcomer = Database(cluster.connector(0, 1, 2), "t")
+        newcomer = Database(cluster.connector(*numbers), "t")
         with contextlib.suppress(errors.DbAccessorError):
             await newcomer.read("SELECT count(*) FROM big")
         newcomer.close()
         await asyncio.sleep(0.3)
 
 
-def test_readers_that_never_pause_cost_a_change_of_leader_and_no_controller(cluster: Cluster):
-    cluster.form(3)
+@pytest.mark.parametrize(("count", "how"), [(3, "handover"), (1, "restart")])
+def test_readers_that_never_pause_cost_a_change_of_leader_and_no_controller(cluster: Cluster, count: int, how: str):
+    everybody = range(count)
+    cluster.form(count)
     seen = {0.0}
 
     async def watch() -> None:
         while True:
             await asyncio.sleep(0.1)
-            for n in range(3):
+            for n in everybody:
                 seen.add(await asyncio.to_thread(metric, cluster, n, "ha_controller_db_log_frames"))
 
     async def story() -> None:
-        database = Database(cluster.connector(0, 1, 2), "t")
+        database = Database(cluster.connector(*everybody), "t")
         await fill(database)
         beside = [asyncio.create_task(read_on(database)) for _ in range(4)]
-        beside += [asyncio.create_task(come_anew(cluster)), asyncio.create_task(watch())]
+        beside += [asyncio.create_task(come_anew(cluster, *everybody)), asyncio.create_task(watch())]
         written = 0
         while written < _ENOUGH_FRAMES:
             with contextlib.suppress(errors.Indefinite):
-                await database.run(lambda tx: tx.execute("UPDATE big SET n = n + 1 WHERE id % 5 = 0"))
+                await database.run(lambda tx: tx.execute("UPDATE big SET n = n + 1 WHERE id % 10 = 0"))
                 written += _FRAMES_A_WRITE
         for task in beside:
             task.cancel()
@@ -89,7 +93,10 @@ def test_readers_that_never_pause_cost_a_change_of_leader_and_no_controller(clus
 
     asyncio.run(story())
 
-    assert all(cluster.alive(n) for n in range(3))
+    if max(seen) == 0:
+        pytest.skip("this libdqlite does not show how long its log is")
+    assert all(cluster.alive(n) for n in everybody)
     assert logwatch.LONG_FRAMES <= max(seen) < _LIMIT_FRAMES, "the run proves nothing, or the log was too long"
-    assert sum(metric(cluster, n, 'ha_controller_db_log_relieved_total{how="handover"}') for n in range(3)) >= 1
-    cluster.wait(lambda: cluster.role_counts(0) == (3, 0, 0) and cluster.serving(0, 1, 2), "all is well")
+    relieved = f'ha_controller_db_log_relieved_total{{how="{how}"}}'
+    assert sum(metric(cluster, n, relieved) for n in everybody) >= 1
+    cluster.wait(lambda: cluster.role_counts(0) == (count, 0, 0) and cluster.serving(*everybody), "all is well")

@@ -34,6 +34,18 @@ class Stage(Protocol):
         ...
 
 
+class Travelling(Stage, Protocol):
+    """A stage whose number of controllers can be set."""
+
+    def resize(self, dice: random.Random, count: int) -> None:
+        """Begin to add or remove as many as it takes."""
+        ...
+
+    def until_whole(self, count: int) -> float:
+        """Wait until there are so many, in their roles, all serving; return how long that took."""
+        ...
+
+
 # How often each is chosen, beside the others that the stage offers.
 _WEIGHTS = {"kill": 3, "pause": 3, "restart": 2, "power cut": 1, "kill two": 1, "pause two": 1}
 _CHANGE_CHANCE = 0.25
@@ -57,6 +69,36 @@ def torment(stage: Stage, seed: int, seconds: float) -> None:
             else:
                 _fault(stage, dice)
             time.sleep(dice.uniform(0.1, 1.5))
+
+
+# 1 -> 3 -> 5 -> 3 -> 1, and what one of a journey's faults can be at each size.
+SIZES = (1, 3, 5, 3, 1)
+_EVERY = ("kill", "pause", "cut", "one-way cut", "power cut")
+_ALONE = ("kill", "pause", "power cut")
+
+
+def journey(seed: int) -> list[str]:
+    """Return the fault for each of SIZES, each kind once, by the seed; at the ends one that a lone unit can have."""
+    dice = random.Random(seed)
+    first, last = dice.sample(_ALONE, 2)
+    between = [name for name in _EVERY if name not in (first, last)]
+    return [first, *dice.sample(between, 3), last]
+
+
+def travel(stage: Travelling, seed: int) -> None:
+    """Go through SIZES with a journey's faults, each while the change before it is still under way, or just done."""
+    dice = random.Random(seed)
+    for count, name in zip(SIZES, journey(seed), strict=True):
+        stage.resize(dice, count)
+        if dice.random() < 0.5:
+            stage.until_whole(count)
+        else:
+            time.sleep(dice.uniform(0.0, 3.0))
+        victim = _victim(stage, dice)
+        offered = stage.faults()
+        with _told(stage, name, victim), offered.get(name, offered["kill"])(dice, victim):
+            time.sleep(dice.uniform(0.5, 2.0))
+        stage.until_whole(count)
 
 
 def _change(stage: Stage, name: str, dice: random.Random, victim: str) -> None:

@@ -215,6 +215,14 @@ class JujuStage:
         self._juju.call("remove-unit", units=[victim])
         self._wait(lambda: victim not in self._juju.units(APP))
 
+    def resize(self, dice: random.Random, count: int) -> None:
+        """Add or remove as many units at once as it takes; all of it is still under way when this returns."""
+        units = self.controllers()
+        if len(units) < count:
+            self._juju.call("add-unit", app=APP, units=count - len(units))
+        elif len(units) > count:
+            self._juju.call("remove-unit", units=dice.sample(units, len(units) - count))
+
     def _wait(self, fact: Callable[[], bool]) -> None:
         until = time.monotonic() + _CHANGE_SECONDS
         while not fact() and time.monotonic() < until:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 
 import pytest
@@ -22,7 +23,11 @@ class Told(WalIndexes):
 
 
 def watched(
-    *lengths: int | None, heir: str = "controller-1-2", leads: Callable[[], bool] = lambda: True, looks: int = 10
+    *lengths: int | None,
+    heir: str = "controller-1-2",
+    leads: Callable[[], bool] = lambda: True,
+    looks: int = 10,
+    pause: float = 0.0,
 ) -> tuple[list[str], LogWatch]:
     """What a watch did that saw these lengths, the last one for ever."""
     done: list[str] = []
@@ -41,6 +46,7 @@ def watched(
     async def story() -> None:
         for _ in range(looks):
             await watch.look()
+            await asyncio.sleep(pause)
 
     jumpingloop.run(story())
     return done, watch
@@ -65,14 +71,25 @@ def test_one_that_is_much_too_long_is_not_watched_any_longer():
     assert watched(TOO_LONG_FRAMES, looks=1)[0] == ["handover"]
 
 
+def test_one_that_grows_quickly_is_not_watched_any_longer_either():
+    assert watched(2900, LONG_FRAMES, looks=2)[0] == ["handover"]
+    assert watched(3900, LONG_FRAMES, looks=2)[0] == []
+    assert watched(0, LONG_FRAMES, 0, looks=3)[0] == []  # One transaction.
+
+
 def test_with_nobody_to_lead_the_node_is_restarted_but_not_before_it_must():
     assert watched(TOO_LONG_FRAMES - 1, heir="")[0] == []
-    assert watched(LONG_FRAMES, LONG_FRAMES, LONG_FRAMES, TOO_LONG_FRAMES, heir="")[0] == []  # Not yet due again.
+    assert watched(*[LONG_FRAMES] * 5, TOO_LONG_FRAMES, heir="")[0] == ["stopped", "restart"]
     assert watched(TOO_LONG_FRAMES, heir="")[0] == ["stopped", "restart"]
 
 
 def test_what_could_not_be_done_is_tried_again_later():
     assert watched(TOO_LONG_FRAMES, heir="refused")[0] == ["refused"]
+
+
+def test_what_was_done_is_given_time_but_less_where_the_log_is_too_long():
+    assert watched(LONG_FRAMES, looks=40, pause=0.1)[0] == ["handover"]
+    assert watched(TOO_LONG_FRAMES, looks=40, pause=0.1)[0] == ["handover"] * 8
 
 
 def test_a_node_that_does_not_lead_is_not_watched():
