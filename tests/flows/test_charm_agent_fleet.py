@@ -145,8 +145,10 @@ class Run:
             some = dict(list(late.items())[:3])
             assert time.monotonic() - began < seconds, f"{len(late)} are late, wanted is {self.wanted()}: {some}"
             select.select([], [], [], 0.1)
+        took = time.monotonic() - began
+        print(f"settled after {took:.1f} s, {len(self.cut_off)} had been cut off")
         if seconds == CONNECTED_SECONDS:
-            self.slowest = max(self.slowest, time.monotonic() - began)
+            self.slowest = max(self.slowest, took)
 
     def late(self) -> dict[str, object]:
         fleet, wanted = self.fleet(), self.wanted()
@@ -229,10 +231,10 @@ class Run:
             round_ = round_ or self.dice.sample(faults, len(faults))
             fault = round_.pop()
             self.cut_off = {}
+            print(f"{fault.__name__}:")
             fault()
             self.settled()
             self.steps[fault.__name__] += 1
-            print(f"{fault.__name__}: settled, the slowest of all so far {self.slowest:.1f} s")
 
 
 @pytest.fixture
