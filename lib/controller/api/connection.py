@@ -147,6 +147,9 @@ class Connection:
             raise Over(_farewell(error)) from error
         finally:
             self._waiting.pop(number, None)
+            if waiting.done() and not waiting.cancelled():
+                # The connection ended while the question was being sent: nobody came to wait for the answer.
+                waiting.exception()
 
     async def watch(self, type: str, version: int, request: str) -> Watch:
         """Make a notify watcher and return it. Its first event has happened: read what there is now."""
