@@ -82,6 +82,31 @@ class Bench:
             cluster.start(leader)
             self._settle(cluster, writer)
 
+    def takeovers(self, cluster: Cluster, rounds: int) -> None:
+        """A lease at the default duration goes from hand to hand: given up, or its holder killed, which leads or not.
+
+        Counted from the order, or the kill, to when another member holds it, all on the machine's one clock.
+        """
+        for number in range(rounds):
+            other = (cluster.leader() + 1 - number % 2) % 3
+            holder = (other + 1) % 3
+            cluster.ask(holder, do="hold")
+            cluster.tell({other: {"do": "hold"}})
+            time.sleep(1)
+            given_up = cluster.ask(holder, do="give_up")["at"]
+            taken = cluster.answer(other)["at"]
+            self.note("lease taken after it was given up, ms", round(1000 * (taken - given_up), 1))
+            cluster.tell({holder: {"do": "hold"}})
+            time.sleep(2.5)
+            whom = "the holder and leader" if cluster.leader(asked=other) == other else "the holder"
+            killed = time.monotonic()
+            cluster.kill(other)
+            said = cluster.answer(holder)
+            self.note(f"lease of {said['seconds']:g} s taken after kill -9 of {whom}, s", round(said["at"] - killed, 3))
+            cluster.start(other)
+            self._settle(cluster, holder)
+            cluster.ask(holder, do="give_up")
+
     def frozen(self, cluster: Cluster, seconds: float) -> None:
         """The first seconds after the freeze do not count: the voter is demoted then."""
         leader = cluster.leader()
@@ -177,6 +202,7 @@ def main(
                 bench.ours(cluster)
                 bench.frozen(cluster, 5 if quick else 25)
                 bench.failover(cluster, 2 if quick else 8)
+                bench.takeovers(cluster, 2 if quick else 6)
             bench.theirs(folder, ["l"] if quick else ["l", "xl", "l"])
         problem = ""
     except BenchError as error:

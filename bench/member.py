@@ -13,6 +13,7 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
+from bench.leases import Leases
 from bench.numbers import summary
 from dbaccessor import errors, schema
 from dbaccessor.accessor import DbAccessor
@@ -40,6 +41,7 @@ class Member:
         self._accessor = accessor
         self._committer = self._database.group_commit(_BATCH)
         self._name = name
+        self.leases = Leases(accessor, name)
 
     async def prepare(self, **_: Any) -> dict[str, Any]:
         await self._accessor.create_database("bench", _PATCHES)
@@ -85,6 +87,12 @@ class Member:
             longest, last = max(longest, now - last), now
         return {"gap_ms": round(longest * 1000, 1)}
 
+    async def hold(self, **_: Any) -> dict[str, Any]:
+        return await self.leases.hold()
+
+    async def give_up(self, **_: Any) -> dict[str, Any]:
+        return await self.leases.give_up()
+
 
 async def _repeat(call: Callable[[], Awaitable[Any]], clients: int, seconds: float) -> dict[str, Any]:
     return await _repeat_by([call] * clients, seconds)
@@ -117,6 +125,7 @@ async def _main(state_dir: Path) -> None:
             except errors.DbAccessorError as error:
                 said = {"error": f"{type(error).__name__}: {error}"}
             print(json.dumps(said), flush=True)
+        await member.leases.end()
 
 
 if __name__ == "__main__":

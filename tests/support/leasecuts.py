@@ -52,6 +52,8 @@ TIMING = timings.for_latency(10)
 # For what was on its way when the cut came, and for looking.
 SOON_SECONDS = 0.3
 SLACK_SECONDS = 10.0
+# Dqlite's own role management may be stuck until the leader changes, which the watchdog brings about once a minute.
+ROLES_SECONDS = 150.0
 
 
 class CutCluster(Cluster):
@@ -258,7 +260,7 @@ class Story:
         count = len(self.numbers)
         target = (min(3, count), max(0, count - 3), 0)
         there = lambda n: self._cluster.serving(n) and self._cluster.role_counts(n) == target  # noqa: E731
-        self._cluster.wait(lambda: all(map(there, self.numbers)), f"all serve, with roles {target}", 60)
+        self._cluster.wait(lambda: all(map(there, self.numbers)), f"all serve, with roles {target}", ROLES_SECONDS)
         now = time.monotonic()
         wait(lambda: self._acts_since(now + 0.5), "acts go on", self._seconds + SLACK_SECONDS)
 
