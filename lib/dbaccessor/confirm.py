@@ -1,56 +1,42 @@
 """Flow 1, hop 7: whether the node that answered was still the leader when it answered (C14).
 
 Dqlite never asks its quorum before it reads. A leader that was paused and deposed meanwhile answers with old data
-until it notices, and does so for a write that changes no row too. So after the last read:
+until it notices, and does so for a write that changes no row too. So the word of a majority is needed: the node's own,
+and that of so many *other* voters that they are a majority with it. There are two orders, and
+docs/decisions/13-reads-are-confirmed-by-the-voters.md has the proof of each.
+
+*Ahead of the read* (`ask_ahead`, then `vouched`), the shorter way:
+
+1. other voters name the node as their leader, asked after the caller's read began. They are those that the node told
+   of the last time, which is only a guess whom to ask;
+2. the node reads, tells the voters, and shows that it has led without a break since the connection's database was
+   opened (Connection.query_as_leader). Those of 1. count if they are enough among the voters that it tells now.
+
+*After the read* (`confirm`, then `still_leads`), where a transaction has read already, or the guess was wrong:
 
 1. the node that answered tells the voters, on the same connection;
-2. so many *other* voters that they are a majority with it name it as their leader, asked after the read;
+2. so many other voters name it, asked after the read;
 3. one more request on the same connection succeeds. It fails if the node ever stepped down, so 2. spoke of the same
    term as the read. The caller sends it: the COMMIT of a transaction, or `still_leads`.
 
-Each other voter is asked over one connection that stays open, and one question at a time serves everybody who waits
-for it when it is sent. Facts that somebody remembers, or that were asked for earlier, never count here.
-
-No more voters are asked than must answer, the own node first, which is no hop away; the others as soon as one of those
-names somebody else, cannot be asked, or takes its time.
+Whom a voter follows is never remembered, and no question counts that was sent before the read began.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
-from typing import Protocol
 
 from dbaccessor import errors
 from dbaccessor.dqlite.connection import Connection, Member, Role
+from dbaccessor.witness import Members, Round, Witness
 
-# What a voter that runs needs is under a millisecond; one that does not answer must not keep others waiting.
-_QUESTION_SECONDS = 1.0
-_DIAL_SECONDS = 1.0
-# What is waited for the voters that are asked first. An answer takes a tenth of it where nothing is wrong.
-_PATIENCE_SECONDS = 0.002
-# A voter that took longer is not among the first for so long, where there are others.
+__all__ = ["Confirmer", "Members", "still_leads"]
+
+# A voter that took longer than was waited for is not among the first for so long, where there are others.
 _SHUN_SECONDS = 5.0
-# After a voter could not be reached, it counts as silent for this long without being dialled again.
-_PAUSE_SECONDS = 0.1
-
-
-class Members(Protocol):
-    """Reaches the members. The connectors of leader.py are this."""
-
-    @property
-    def identity(self) -> object:
-        """Who we are to the members: cluster and epoch. A connection made as somebody else proves nothing."""
-        ...
-
-    @property
-    def own_name(self) -> str:
-        """The raft name of the node in this process, "" where there is none."""
-        ...
-
-    async def to_member(self, name: str, *, deadline: float) -> Connection:
-        """Return a fresh connection to the node of this raft name. Raises DbAccessorError or OSError."""
-        ...
+# How long those that are asked ahead have. The guess may be of voters that are gone, and the read has to go on.
+_AHEAD_SECONDS = 0.05
 
 
 class Confirmer:
@@ -59,57 +45,103 @@ class Confirmer:
     def __init__(self, members: Members) -> None:
         self._members = members
         self._identity: object = None
-        self._witnesses: dict[str, _Witness] = {}
+        self._witnesses: dict[str, Witness] = {}
+        # The leader that was confirmed last, "" for none, and its voters then: whom to ask ahead, and nothing more.
+        self._leader = ""
+        self._voters: frozenset[str] = frozenset()
         # Hears of each confirmation whether it was one.
         self.on_round: Callable[[bool], None] = lambda done: None
 
+    async def ask_ahead(self, connection: Connection, *, deadline: float) -> frozenset[str]:
+        """Return the names of voters that follow the node at the end of `connection`, asked from now on.
+
+        They are enough if the cluster is as it was. Where that is not known, or they do not say so soon, there are
+        none, and `confirm` has to do. Raises nothing.
+        """
+        self._heed_identity()
+        if connection.dialled_as != self._identity or connection.name != self._leader:
+            return frozenset()
+        needed = _needed(self._voters, self._leader)
+        if not needed:
+            return frozenset()
+        round_ = Round(self._leader, needed, self._in_order(self._voters - {self._leader}))
+        try:
+            await round_.run(min(deadline, asyncio.get_running_loop().time() + _AHEAD_SECONDS))
+        except errors.NotReady:
+            self._leader = ""
+            return frozenset()
+        return frozenset(round_.named)
+
+    def vouched(self, connection: Connection, members: Sequence[Member], named: frozenset[str]) -> bool:
+        """Whether what query_as_leader answered is confirmed by these voters, which `ask_ahead` returned before it.
+
+        `members` came with that answer. False says only that `confirm` has to do.
+        """
+        voters = _voters(members)
+        vouched = (
+            bool(voters)
+            and len(named & voters - {connection.name}) >= _needed(voters, connection.name)
+            and connection.dialled_as == self._members.identity
+        )
+        if vouched:
+            self._remember(connection.name, voters)
+            self.on_round(True)
+        else:
+            self._leader = ""
+        return vouched
+
     async def confirm(self, connection: Connection, members: Sequence[Member], *, deadline: float) -> None:
-        """Return once enough other voters have named the node at the end of `connection`, steps 1 and 2.
+        """Return once enough other voters have named the node at the end of `connection`, steps 1 and 2 after a read.
 
         `members` is its own answer to `cluster`, asked after the last read. Raises NotReady, and the connection is
         closed then: what was read on it may be old.
         """
         try:
-            await self._ask(connection, members, deadline)
+            await self._ask(connection, _voters(members), deadline)
         except BaseException:
             self.on_round(False)
             connection.close()
             raise
         self.on_round(True)
 
-    async def _ask(self, connection: Connection, members: Sequence[Member], deadline: float) -> None:
+    async def _ask(self, connection: Connection, voters: frozenset[str], deadline: float) -> None:
         self._heed_identity()
         if connection.dialled_as != self._identity:
             raise errors.NotReady("the cluster's epoch changed while this was read")
-        voters = {m.name for m in members if m.role is Role.VOTER}
-        needed = len(voters) // 2 + (connection.name not in voters)
         if not voters:
             raise errors.NotReady(f"{connection.name} names no voters")
+        needed = _needed(voters, connection.name)
         if not needed:
             return  # The only voter cannot be deposed without its own vote.
         others = voters - {connection.name}
         self._keep_only(others)
-        await _Round(connection.name, needed, self._in_order(others)).run(deadline)
+        await Round(connection.name, needed, self._in_order(others)).run(deadline)
         if connection.dialled_as != self._members.identity:
             raise errors.NotReady("the cluster's epoch changed while this was read")
+        self._remember(connection.name, voters)
 
     def close(self) -> None:
         """Drop the connections to the voters. What is being asked fails as not confirmed."""
-        self._keep_only(set())
+        self._keep_only(frozenset())
 
     def _heed_identity(self) -> None:
         if self._members.identity != self._identity:
-            self._keep_only(set())
+            self._keep_only(frozenset())
             self._identity = self._members.identity
 
-    def _keep_only(self, names: set[str]) -> None:
+    def _remember(self, leader: str, voters: frozenset[str]) -> None:
+        if voters != self._voters:
+            self._keep_only(voters - {leader})
+        self._leader, self._voters = leader, voters
+
+    def _keep_only(self, names: frozenset[str]) -> None:
         for gone in self._witnesses.keys() - names:
             self._witnesses.pop(gone).close()
 
-    def _in_order(self, names: set[str]) -> list[_Witness]:
-        """Return the witnesses of these, those that are to be asked first in front."""
+    def _in_order(self, names: frozenset[str]) -> list[Witness]:
+        """Return the witnesses of these, those that are to be asked first in front: the own node, no hop away."""
         for name in names - self._witnesses.keys():
-            self._witnesses[name] = _Witness(self._members, name)
+            self._witnesses[name] = Witness(self._members, name)
         own, now = self._members.own_name, asyncio.get_running_loop().time()
         return sorted(
             (self._witnesses[name] for name in names),
@@ -117,159 +149,19 @@ class Confirmer:
         )
 
 
+def _voters(members: Sequence[Member]) -> frozenset[str]:
+    return frozenset(m.name for m in members if m.role is Role.VOTER)
+
+
+def _needed(voters: frozenset[str], leader: str) -> int:
+    """Return how many other voters make a majority with the leader, which may be no voter any more."""
+    return len(voters) // 2 + (leader not in voters)
+
+
 async def still_leads(connection: Connection, *, deadline: float) -> None:
-    """Step 3 where nothing else is to be sent. Raises NotReady or NotLeader; the connection is closed then."""
+    """Step 3 after a read, where nothing else is sent. Raises NotReady or NotLeader; the connection is closed then."""
     try:
-        await connection.query("SELECT 1", deadline_seconds=max(0.0, deadline - asyncio.get_running_loop().time()))
+        await connection.still_leads(deadline_seconds=max(0.0, deadline - asyncio.get_running_loop().time()))
     except BaseException:
         connection.close()
         raise
-
-
-class _Round:
-    """What one reader waits for: `needed` of these witnesses naming `leader`."""
-
-    def __init__(self, leader: str, needed: int, witnesses: list[_Witness]) -> None:
-        self._leader = leader
-        self._needed = needed
-        self._asked = witnesses[:needed]
-        self._others = witnesses[needed:]
-        self._left = len(witnesses)
-        self._answered: set[_Witness] = set()
-        self._problems: list[str] = []
-        self._deadline = 0.0
-        self._loop = asyncio.get_running_loop()
-        self._outcome: asyncio.Future[None] = self._loop.create_future()
-
-    async def run(self, deadline: float) -> None:
-        """Return when enough have named the leader. Raises NotReady."""
-        self._deadline = deadline
-        self._timer = self._loop.call_at(min(deadline, self._loop.time() + _PATIENCE_SECONDS), self._look_at_the_clock)
-        try:
-            for witness in self._asked:
-                witness.ask(self)
-            await self._outcome
-        finally:
-            self._timer.cancel()
-
-    def heard(self, witness: _Witness, named: str, problem: str) -> None:
-        """Take one voter's answer: whom it named, "" for nobody or none at all."""
-        self._left -= 1
-        self._answered.add(witness)
-        if named == self._leader:
-            self._needed -= 1
-        else:
-            self._problems.append(problem or (f"names {named}" if named else "names nobody"))
-        if self._outcome.done():
-            return
-        if self._needed == 0:
-            self._outcome.set_result(None)
-        elif self._left < self._needed:
-            reason = "; ".join(sorted(self._problems))
-            self._outcome.set_exception(errors.NotReady(f"{self._leader} is not confirmed as the leader: {reason}"))
-        elif named != self._leader:
-            self._ask_others()
-
-    def _ask_others(self) -> None:
-        others, self._others = self._others, []
-        for witness in others:
-            witness.ask(self)
-
-    def _look_at_the_clock(self) -> None:
-        if self._outcome.done():
-            return
-        now = self._loop.time()
-        if now >= self._deadline:
-            self._outcome.set_exception(errors.NotReady(f"too few voters said in time that {self._leader} leads"))
-            return
-        self._timer = self._loop.call_at(self._deadline, self._look_at_the_clock)
-        for witness in self._asked:
-            if witness not in self._answered:
-                witness.was_late = now
-        self._ask_others()
-
-
-class _Witness:
-    """One other voter. While it answers over the connection that is open, nothing runs here but the loop's callbacks;
-    a task opens a connection where there is none, and lives while somebody waits for an answer."""
-
-    def __init__(self, members: Members, name: str) -> None:
-        self._members = members
-        self.name = name
-        self.was_late = float("-inf")
-        self._connection: Connection | None = None
-        self._asked: list[_Round] = []
-        self._waiting: list[_Round] = []
-        self._task: asyncio.Task[None] | None = None
-        self._silent_until = 0.0
-        self._closed = False
-
-    def ask(self, round_: _Round) -> None:
-        """Let this voter's answer to a question that is sent from now on count for the round."""
-        if self._closed:
-            round_.heard(self, "", f"{self.name} is asked no more")
-            return
-        self._waiting.append(round_)
-        if not self._asked:
-            self._go_on()
-
-    def close(self) -> None:
-        self._closed = True
-        if self._task is not None:
-            self._task.cancel()
-        self._drop()
-        self._tell("", f"{self.name} was not asked to the end")
-
-    def _go_on(self) -> None:
-        """Send the next question, for all who wait for one."""
-        self._asked, self._waiting = self._waiting, []
-        if not self._asked:
-            return
-        connection = self._connection
-        if connection is None or not connection.ask_leader(self._hear, deadline_seconds=_QUESTION_SECONDS):
-            self._task = asyncio.get_running_loop().create_task(self._ask_anew())
-
-    def _hear(self, named: str | None) -> None:
-        if self._closed:
-            return
-        if named is None:
-            # The old connection broke; it is replaced, once.
-            self._task = asyncio.get_running_loop().create_task(self._ask_anew())
-        else:
-            self._tell(named, "")
-
-    def _tell(self, named: str, problem: str) -> None:
-        asked, self._asked = self._asked, []
-        if self._closed:
-            asked, self._waiting = [*asked, *self._waiting], []
-        for round_ in asked:
-            round_.heard(self, named, problem)
-        self._go_on()
-
-    async def _ask_anew(self) -> None:
-        named, problem = "", f"{self.name} was not asked to the end"
-        try:
-            self._drop()
-            named, problem = await self._question()
-        finally:
-            self._task = None
-            self._tell(named, problem)
-
-    async def _question(self) -> tuple[str, str]:
-        """Return whom this voter names over a new connection, and why it names nobody."""
-        loop = asyncio.get_running_loop()
-        if loop.time() < self._silent_until:
-            return "", f"{self.name} could not be reached a moment ago"
-        try:
-            self._connection = await self._members.to_member(self.name, deadline=loop.time() + _DIAL_SECONDS)
-            leader = await self._connection.leader(deadline_seconds=_QUESTION_SECONDS)
-            return (leader[1] if leader else ""), ""
-        except (errors.DbAccessorError, OSError) as error:
-            self._drop()
-            self._silent_until = loop.time() + _PAUSE_SECONDS
-            return "", f"{self.name}: {error}"
-
-    def _drop(self) -> None:
-        if self._connection is not None:
-            self._connection.close()
-            self._connection = None

@@ -156,22 +156,14 @@ class Database:
             return await retry.until_done(attempt, deadline, self._is_closed)
 
     async def _read_confirmed(self, connection: Connection, sql: str, params: Parameters, deadline: float) -> Rows:
-        refused: errors.Refused | None = None
-        rows = None
-        try:
-            rows, members = await connection.query_and_members(sql, params, deadline_seconds=retry.left(deadline))
-        except errors.Refused as error:
-            # "No such table" is an answer as well, and may be as old as any.
-            if not error.code or not connection.usable:
-                raise
-            refused = error
-            members = await connection.cluster(deadline_seconds=retry.left(deadline))
-        await self._confirmer.confirm(connection, members, deadline=deadline)
-        await confirm.still_leads(connection, deadline=deadline)
-        if refused is not None:
-            raise refused
-        assert rows is not None
-        return rows
+        named = await self._confirmer.ask_ahead(connection, deadline=deadline)
+        said, members = await connection.query_as_leader(sql, params, deadline_seconds=retry.left(deadline))
+        if not self._confirmer.vouched(connection, members, named):
+            await self._confirmer.confirm(connection, members, deadline=deadline)
+            await confirm.still_leads(connection, deadline=deadline)
+        if isinstance(said, errors.Refused):
+            raise said  # "No such table" is an answer as well, and may be as old as any.
+        return said
 
     def group_commit(self, batch: Batch) -> GroupCommit:
         """Return a committer that takes many small writes of one kind into one transaction (groupcommit.py)."""

@@ -66,10 +66,16 @@ class SqliteConnection:
             raise errors.Refused(str(error), code=1) from error
         return Rows(tuple(c[0] for c in cursor.description), tuple(cursor.fetchall()))
 
-    async def query_and_members(
+    async def query_as_leader(
         self, sql: str, params: tuple = (), *, deadline_seconds: float | None = None
-    ) -> tuple[Rows, tuple[Member, ...]]:
-        return await self.query(sql, params), await self.cluster()
+    ) -> tuple[Rows | errors.Refused, tuple[Member, ...]]:
+        try:
+            return await self.query(sql, params), await self.cluster()
+        except errors.Refused as error:
+            return error, await self.cluster()
+
+    async def still_leads(self, *, deadline_seconds: float | None = None) -> None:
+        pass
 
     async def execute(self, sql: str, params: tuple = (), *, deadline_seconds: float | None = None) -> Result:
         try:

@@ -37,6 +37,9 @@ _DATABASE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 
 _LEADER = wire.encode(wire.Request(RequestType.LEADER, (0,)))
 _MEMBERS = wire.encode(wire.Request(RequestType.CLUSTER, (1,)))
+# An empty statement: it is carried out only where the database is open still, which a node that steps down closes, and
+# costs the node less than any other.
+_STILL_LEADS = wire.encode(wire.Request(RequestType.EXEC_SQL, (0, "")))
 # Statements without parameters up to this length are sent again and again.
 _LONGEST_KNOWN = 1000
 
@@ -224,21 +227,41 @@ class Connection:
             self._send(request)
             return await self._rows()
 
-    async def query_and_members(
+    async def query_as_leader(
         self, sql: str, params: Parameters = (), *, deadline_seconds: float | None = None
-    ) -> tuple[Rows, tuple[Member, ...]]:
-        """As `query`, and the members as `cluster` tells them *after* the rows were read, in one round trip."""
+    ) -> tuple[Rows | errors.Refused, tuple[Member, ...]]:
+        """As `query`, on a node that has led from the opening of the database here until all rows were read.
+
+        With the rows come the members, as `cluster` tells them, from that same time; all in one round trip. A statement
+        that the node refuses is an answer as well, and returned. Raises what `still_leads` raises.
+        """
         request = _query_request(sql, params)
+        said: Rows | errors.Refused
         async with self._conversation(False, deadline_seconds):
-            # The node reads the second request when it has answered the first.
-            self._send(request + _MEMBERS)
+            # The node reads each request when it has answered the one before.
+            self._send(request + _MEMBERS + _STILL_LEADS)
             try:
-                rows = await self._rows()
-            except errors.DbAccessorError:
-                if self.usable:
+                said = await self._rows()
+            except errors.DbAccessorError as error:
+                if not self.usable:
+                    raise
+                if not isinstance(error, errors.Refused):
                     await self._receive()
-                raise
-            return rows, self._expect(await self._receive(), wire.Members, changes=False).members
+                    await self._receive()
+                    raise
+                said = error
+            members, led = await self._receive(), await self._receive()
+            self._expect(led, wire.Result, changes=False)
+            return said, self._expect(members, wire.Members, changes=False).members
+
+    async def still_leads(self, *, deadline_seconds: float | None = None) -> None:
+        """Return if this node has led without a break since the database was opened here. Raises NotReady, NotLeader.
+
+        It takes only the node's word that it still leads: one that sleeps, or is cut off, does not know better.
+        """
+        async with self._conversation(False, deadline_seconds):
+            self._send(_STILL_LEADS)
+            self._expect(await self._receive(), wire.Result, changes=False)
 
     async def group(
         self, write: str, ask: str, argument: str, *, deadline_seconds: float | None = None

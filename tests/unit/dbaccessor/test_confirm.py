@@ -3,67 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager
 
 import pytest
 
-import fakenode
 from dbaccessor import errors
 from dbaccessor.confirm import Confirmer
 from dbaccessor.database import Database, Transaction
-from fakenode import END, SILENCE, Asked, FakeNode, failure, leader, members, result, rows
+from fakenode import END, SILENCE, FakeNode, failure, leader, result, rows
+from fakevoters import SPARE, STANDBY, asked_of, cluster_of, hold, naming, noting, unconfirmed
 
-VOTER, STANDBY = 0, 1
 INSERT = "INSERT INTO t VALUES(1)"
-Play = Callable[[FakeNode, list[FakeNode], Database], Awaitable[None]]
-
-
-def others(count: int) -> list[FakeNode]:
-    made = []
-    for number in range(1, count + 1):
-        made.append(FakeNode())
-        made[-1].name = f"controller-{number}-{number}"
-    return made
-
-
-def hold(play: Play, voters: int = 3, extra: tuple[tuple[int, str, int], ...] = ()) -> None:
-    """Play on a leader that names so many voters, itself the first."""
-
-    async def run() -> None:
-        async with FakeNode() as node:
-            rest = others(voters - 1)
-            node.others = {other.name: other for other in rest}
-            node.script = cluster_of(node, rest, extra)
-            database = Database(node, "data")
-            try:
-                await play(node, rest, database)
-            finally:
-                database.close()
-                for other in rest:
-                    await other.close()
-
-    asyncio.run(run())
-
-
-def cluster_of(node: FakeNode, rest: list[FakeNode], extra: tuple[tuple[int, str, int], ...] = ()) -> fakenode.Script:
-    told = members((7, node.name, VOTER), *((i, other.name, VOTER) for i, other in enumerate(rest, 1)), *extra)
-    return lambda asked: told if asked.type == 16 else fakenode.obliging(asked)
-
-
-def naming(dqlite_id: int, name: str) -> fakenode.Script:
-    return lambda asked: leader(dqlite_id, name)
-
-
-def asked_of(nodes: list[FakeNode]) -> int:
-    return sum(len(node.asked) for node in nodes)
-
-
-@contextmanager
-def unconfirmed() -> Iterator[None]:
-    """The last reason may be another one on a slow machine, where the deadline passes at any place."""
-    with pytest.raises(errors.NotReady, match="confirmed|too late|in time|deadline|no answer|busy"):
-        yield
 
 
 @pytest.mark.parametrize(("voters", "needed"), [(1, 0), (2, 1), (3, 1), (4, 2), (5, 2)])
@@ -86,41 +35,31 @@ def test_a_stand_by_and_a_spare_vouch_for_nobody():
         with unconfirmed():
             await database.read("SELECT n FROM t", deadline_seconds=0.1)
 
-    hold(play, 2, ((8, "controller-8-8", STANDBY), (9, "controller-9-9", 2)))
+    hold(play, 2, ((8, "controller-8-8", STANDBY), (9, "controller-9-9", SPARE)))
 
 
-def test_voters_are_asked_after_the_read_and_the_leader_is_asked_again_after_them():
-    order: list[str] = []
-
+def test_whoever_does_not_know_the_voters_asks_them_after_the_read_and_the_leader_after_them():
     async def play(node: FakeNode, rest: list[FakeNode], database: Database) -> None:
-        told = node.script
-
-        def at_leader(asked: Asked) -> object:
-            order.append(asked.text or str(asked.type))
-            return told(asked)
-
-        def at_voter(asked: Asked) -> object:
-            order.append("voter")
-            return leader()
-
-        node.script = at_leader
-        for other in rest:
-            other.script = at_voter
+        order = noting(node, rest)
         await database.read("SELECT n FROM t")
-        del order[0]  # The database being opened.
-        assert order[:3] == ["SELECT n FROM t", "16", "voter"]
-        assert order.index("SELECT 1") > order.index("voter")
+        assert order == ["open", "SELECT n FROM t", "members", "still?", "voter", "still?"]
 
-    hold(play)
+    hold(play, 2)
 
 
 def test_a_leader_that_stepped_down_meanwhile_is_not_believed():
+    """It answers a statement once more as long as nothing looks whether its database is open still."""
+
     async def play(node: FakeNode, rest: list[FakeNode], database: Database) -> None:
-        told = node.script
-        left = [failure(12)]
-        node.script = lambda asked: left.pop() if asked.text == "SELECT 1" and left else told(asked)
-        await database.read("SELECT n FROM t")
-        assert [s for s in node.statements if s != "SELECT 1"] == ["SELECT n FROM t"] * 2
+        for said in (failure(12), failure(10250, "not leader")):
+            told = cluster_of(node, rest)
+            left = [said]
+            node.script = lambda asked, told=told, left=left: (
+                left.pop() if asked.type == 8 and not asked.text and left else told(asked)
+            )
+            del node.asked[:]
+            await database.read("SELECT n FROM t")
+            assert [s for s in node.statements if s] == ["SELECT n FROM t"] * 2
 
     hold(play)
 
@@ -215,7 +154,7 @@ def test_reads_at_the_same_time_share_questions_but_only_ones_sent_after_their_a
         async with asyncio.TaskGroup() as group:
             for _ in range(100):
                 group.create_task(database.read("SELECT n FROM t"))
-        assert node.statements.count("SELECT 1") == 100
+        assert node.statements.count("SELECT n FROM t") == 100
         assert asked_of(rest) < 100
 
     hold(play, 2)
