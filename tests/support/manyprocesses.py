@@ -89,7 +89,7 @@ class Process:
             self._suspended_at = None
 
     def run_what_is_ready(self) -> None:
-        while not self.paused and not self.dead and self._delay() <= _RESOLUTION:
+        while not self.paused and not self.dead and self._is_something_due():
             self.loop.call_soon(self.loop.stop)
             self.loop.run_forever()
 
@@ -104,6 +104,11 @@ class Process:
         self.dead = False
         for task in asyncio.all_tasks(self.loop):
             self.loop.call_soon(task.cancel)
+
+    def _is_something_due(self) -> bool:
+        """As asyncio reckons, to the last bit: a timer that it does not run would be waited for for ever."""
+        end = self.loop.time() + _RESOLUTION
+        return bool(self.loop._ready) or any(t.when() < end for t in self.loop._scheduled if not t.cancelled())
 
     def _delay(self) -> float:
         if self.loop._ready:
