@@ -378,8 +378,9 @@ def _decode_database(body: bytes) -> Database:
 
 
 def _decode_result(body: bytes) -> Result:
-    if len(body) != _RESULT.size:
-        raise ProtocolError(f"a result of {len(body)} bytes instead of {_RESULT.size}")
+    if missing := _RESULT.size - len(body):
+        what = f"ends {missing} bytes too early" if missing > 0 else f"has {-missing} bytes too many"
+        raise ProtocolError(f"a response {what}")
     return Result(*_RESULT.unpack(body))
 
 
