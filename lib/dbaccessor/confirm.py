@@ -37,6 +37,8 @@ __all__ = ["Confirmer", "Members", "still_leads"]
 _SHUN_SECONDS = 5.0
 # How long those that are asked ahead have. The guess may be of voters that are gone, and the read has to go on.
 _AHEAD_SECONDS = 0.05
+# Where that was too short once, as it always is on a slow network, nobody is asked ahead for so long.
+_PATIENT_SECONDS = 5.0
 
 
 class Confirmer:
@@ -49,6 +51,7 @@ class Confirmer:
         # The leader that was confirmed last, "" for none, and its voters then: whom to ask ahead, and nothing more.
         self._leader = ""
         self._voters: frozenset[str] = frozenset()
+        self._ahead_from = float("-inf")
         # Hears of each confirmation whether it was one.
         self.on_round: Callable[[bool], None] = lambda done: None
 
@@ -61,14 +64,17 @@ class Confirmer:
         self._heed_identity()
         if connection.dialled_as != self._identity or connection.name != self._leader:
             return frozenset()
+        now = asyncio.get_running_loop().time()
         needed = _needed(self._voters, self._leader)
-        if not needed:
+        if not needed or now < self._ahead_from:
             return frozenset()
         round_ = Round(self._leader, needed, self._in_order(self._voters - {self._leader}))
         try:
-            await round_.run(min(deadline, asyncio.get_running_loop().time() + _AHEAD_SECONDS))
+            await round_.run(min(deadline, now + _AHEAD_SECONDS))
         except errors.NotReady:
             self._leader = ""
+            if asyncio.get_running_loop().time() >= now + _AHEAD_SECONDS:
+                self._ahead_from = now + _PATIENT_SECONDS
             return frozenset()
         return frozenset(round_.named)
 

@@ -32,13 +32,13 @@ _SHORT_PAUSE_SECONDS = 0.5
 
 
 class LogWatch:
-    """`leads` says whether the own node does. `hand_over` returns to whom, "" where there is nobody; `restart` restarts
-    the node. Both may raise DbAccessorError, OSError."""
+    """`leads` says whether the own node does, None while it does not answer. `hand_over` returns to whom, "" where
+    there is nobody; `restart` restarts the node. Both may raise DbAccessorError, OSError."""
 
     def __init__(
         self,
         indexes: WalIndexes,
-        leads: Callable[[], bool],
+        leads: Callable[[], bool | None],
         hand_over: Callable[[], Awaitable[str]],
         restart: Callable[[], Awaitable[None]],
         on_relief: Callable[[str], None],
@@ -48,6 +48,7 @@ class LogWatch:
         self._hand_over = hand_over
         self._restart = restart
         self._on_relief = on_relief
+        self._led = False
         self._long_looks = self._before = 0
         self._done_at = self._failed_at = float("-inf")
         # Of the longest log of the own node while it leads, None where it cannot be seen.
@@ -61,7 +62,10 @@ class LogWatch:
 
     async def look(self) -> None:
         """Look once, and do what is due. Never raises for what the node or the cluster does."""
-        self.frames = self._indexes.frames() if self._leads() else None
+        leads = self._leads()
+        # No answer is no news: a node that is too busy to give one may be writing most of all.
+        self._led = self._led if leads is None else leads
+        self.frames = self._indexes.frames() if self._led else None
         before, frames = self._before, self.frames or 0
         self._before = frames
         self._long_looks = self._long_looks + 1 if frames >= LONG_FRAMES else 0

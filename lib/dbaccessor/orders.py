@@ -117,7 +117,8 @@ class Orders:
     async def restart_node(self) -> None:
         """Stop the node; the worker's next step finds it stopped and starts it again."""
         async with self.acting:
-            if not self.stopping:
+            # While it leaves, nobody would start it again, and a member without a node can say no goodbye.
+            if not (self.stopping or self.leaving):
                 await self._executor.stop_node()
 
     async def _hand_over(self, outlook: Outlook) -> None:

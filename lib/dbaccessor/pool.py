@@ -87,7 +87,10 @@ class Pool:
             fresh = asyncio.get_running_loop().time() - since <= IDLE_SECONDS
             if fresh and connection.usable and connection.dialled_as == self._connector.identity:
                 return connection
-            self.drop(connection)
+            if fresh:
+                self.drop(connection)
+            else:
+                connection.close()  # There is nothing wrong with it; it is only too old to be trusted.
         if self.closed:
             raise errors.NotReady(f"{self._name} is closed")
         if self._gate is not None:

@@ -118,7 +118,7 @@ class Worker:
         )
         self._logs = LogWatch(
             WalIndexes(),
-            lambda: self._sight.outlook().leading,
+            self._leads,
             self._orders.give_leadership_away,
             self._restart_node,
             self.metrics.relieved,
@@ -337,6 +337,10 @@ class Worker:
 
     def _leading(self) -> Leading | None:
         return None if self._orders.stopping else self._sight.leading()
+
+    def _leads(self) -> bool | None:
+        """Whether the own node leads, by its last word; None: it runs and does not answer."""
+        return None if self._own.running and self._own.probe is None else self._sight.outlook().leading
 
     async def _restart_node(self) -> None:
         await self._orders.restart_node()

@@ -251,9 +251,10 @@ class Manager:
                 await self._look(deadline, doubt)
                 fresh = True
                 continue
-            # Whatever was in doubt compared with a state that is gone now.
+            # Whatever was in doubt compared with a state that is gone now. The answer may show one of these, though: as
+            # the row that this attempt did not find as expected.
             self._doubtful.discard(key)
-            doubt, fresh, in_doubt = None, True, {}
+            doubt, fresh = None, True
             sightings.note(key, now, self._clock.monotonic())
             if attempt.row.is_state_of(now) and (mine := await self._granted(attempt, taken)) is not None:
                 return mine

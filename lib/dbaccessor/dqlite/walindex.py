@@ -34,7 +34,10 @@ class WalIndexes:
         now = time.monotonic()
         if now - self._listed_at >= _LIST_SECONDS:
             self._listed_at = now
-            self._files = _list()
+            # Where no descriptor is left to look with, the files are those of before; what is no file of theirs any
+            # more is told by its identity.
+            with contextlib.suppress(OSError):
+                self._files = _list()
         known = [found for fd, identity in self._files.items() if (found := _frames(fd, identity)) is not None]
         return max(known, default=None)
 

@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 
 import pytest
 
-from dbaccessor import errors
+from dbaccessor import confirm, errors
 from dbaccessor.confirm import Confirmer
 from dbaccessor.database import Database
 from dbaccessor.dqlite.connection import Rows
@@ -113,6 +113,24 @@ def test_voters_that_say_nothing_ahead_do_not_keep_the_read_from_being_tried():
         assert node.statements.count(SQL) >= 2
 
     hold(play)
+
+
+def test_where_voters_are_too_far_to_be_asked_ahead_no_read_waits_for_them_again(monkeypatch: pytest.MonkeyPatch):
+    async def play(node: FakeNode, rest: list[FakeNode], database: Database) -> None:
+        await met(database)
+        order = noting(node, rest)
+        with monkeypatch.context() as patch:
+            patch.setattr(confirm, "_AHEAD_SECONDS", 0.0)
+            await database.read(SQL)
+        order.clear()
+        await database.read(SQL)
+        assert order == [SQL, "members", "still?", "voter", "still?"]
+        monkeypatch.setattr(database._confirmer, "_ahead_from", 0.0)  # Some time later.
+        order.clear()
+        await database.read(SQL)
+        assert order == IN_TWO_TRIPS
+
+    hold(play, 2)
 
 
 def test_a_connection_to_another_leader_than_the_last_has_its_voters_asked_after_the_read():

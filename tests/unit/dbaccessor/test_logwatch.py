@@ -25,7 +25,7 @@ class Told(WalIndexes):
 def watched(
     *lengths: int | None,
     heir: str = "controller-1-2",
-    leads: Callable[[], bool] = lambda: True,
+    leads: Callable[[], bool | None] = lambda: True,
     looks: int = 10,
     pause: float = 0.0,
 ) -> tuple[list[str], LogWatch]:
@@ -96,3 +96,13 @@ def test_a_node_that_does_not_lead_is_not_watched():
     done, watch = watched(TOO_LONG_FRAMES, leads=lambda: False)
     assert done == []
     assert watch.frames is None
+
+
+def test_a_leader_that_is_too_busy_to_answer_is_watched_all_the_same():
+    said = iter([True, *[None] * 9])
+    assert watched(LONG_FRAMES - 1, TOO_LONG_FRAMES, leads=lambda: next(said))[0] == ["handover"]
+
+
+def test_one_that_did_not_lead_when_it_answered_last_is_not():
+    said = iter([False, *[None] * 9])
+    assert watched(TOO_LONG_FRAMES, leads=lambda: next(said))[0] == []

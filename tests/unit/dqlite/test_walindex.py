@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import struct
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -62,3 +64,18 @@ def test_a_descriptor_that_is_another_file_by_now_says_nothing(files: list[int])
     os.close(other)
 
     assert indexes.frames() is None
+
+
+def test_the_files_of_before_are_looked_at_while_no_descriptor_is_left_to_look_for_others(
+    files: list[int], indexes: WalIndexes, monkeypatch: pytest.MonkeyPatch
+):
+    os.pwrite(files[0], header(9) * 2, 0)
+    assert indexes.frames() == 9
+
+    def none_left(path: Path) -> Iterator[Path]:
+        raise OSError(errno.EMFILE, "Too many open files", str(path))
+
+    monkeypatch.setattr(Path, "iterdir", none_left)
+    os.pwrite(files[0], header(10) * 2, 0)
+
+    assert indexes.frames() == 10

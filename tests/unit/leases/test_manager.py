@@ -12,6 +12,7 @@ import jumpingloop
 from controller.leases import Denied, InvalidLease, Key, Lost, Manager, Token
 from controller.leases import timing as timings
 from controller.leases.clock import Clock
+from controller.leases.store import Row
 from dbaccessor import errors
 from dbaccessor.identity import Epoch
 from leasetable import MemoryStore, Table
@@ -308,6 +309,27 @@ def test_a_claim_whose_answers_never_come_is_granted_by_what_is_seen_of_it():
         assert now() < 2 * DURATION
 
     play(2, story)
+
+
+def test_a_claim_in_doubt_that_the_answer_to_the_next_one_shows_is_granted():
+    async def story(a: One) -> None:
+        move, late = a.store.move, list[tuple[Row | None, Row]]()
+
+        async def slow(seen: Row | None, new: Row, *, deadline_seconds: float) -> Row | None:
+            """Every other request is done only after its caller has given it up and sent another."""
+            if not late:
+                late.append((seen, new))
+                await asyncio.sleep(deadline_seconds)
+                raise errors.Indefinite("no answer came", code=0)
+            a.store.table.move(*late.pop())
+            return await move(seen, new, deadline_seconds=deadline_seconds)
+
+        a.store.move = slow  # type: ignore[method-assign]
+        mine = await a.manager.claim(KEY, DURATION)
+        mine.check()
+        assert (mine.token, len(a.store.table.history)) == (Token(0, 1), 1)
+
+    play(1, story)
 
 
 def test_a_claim_that_is_seen_too_late_to_hold_is_made_again():
