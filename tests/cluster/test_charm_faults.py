@@ -18,7 +18,7 @@ from faultrun.onlocaljuju import JujuStage
 
 # Five in one run: what costs most are the hooks of new units.
 SEEDS = [int(seed) for seed in os.environ.get("HA_CONTROLLER_SEEDS", "11 12 13 14 15").split()]
-SECONDS = float(os.environ.get("HA_CONTROLLER_FAULT_SECONDS", "6"))
+SECONDS = float(os.environ.get("HA_CONTROLLER_FAULT_SECONDS", "5"))
 WANTED = {"one": ("append=2", "count=1", "register=1"), "two": ("register=2", "late=3", "bank=2")}
 
 # Five units and back cost a hundred hooks each.
