@@ -180,7 +180,9 @@ class Fleet:
         return {
             tag: (agent.caller.report(), agent.updater.report())
             for tag, agent in self.agents.items()
-            if agent.caller.report().get("address") not in living & published or self.seen[tag].addresses != published
+            if agent.caller.report().get("address") not in living & published
+            or tag not in self.seen  # Its file has not been looked at for the first time.
+            or self.seen[tag].addresses != published
         }
 
     async def watch_every_file(self) -> None:
