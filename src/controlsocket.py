@@ -21,6 +21,8 @@ REBUILD_TIMEOUT_SECONDS = 70.0
 SERVING_TIMEOUT_SECONDS = 20.0
 REGISTRATION_TIMEOUT_SECONDS = 25.0
 _POLL_SECONDS = 0.2
+# A member without a leader for longer is past any election: no hook should wait for that.
+LEADERLESS_SECONDS = 1.0
 
 
 class Epoch(msgspec.Struct, frozen=True):
@@ -76,6 +78,11 @@ class Status(msgspec.Struct, frozen=True, rename="kebab"):
         """Whether this node is a member of a cluster that has a leader."""
         return self.state == "serving" and self.cluster is not None and self.cluster.leader is not None
 
+    @property
+    def is_leaderless(self) -> bool:
+        """Whether this node is a member, and runs, of a cluster that has no leader."""
+        return self.state in ("serving", "waiting") and self.cluster is not None and self.cluster.leader is None
+
 
 def status(state_dir: Path) -> Status | None:
     body = _get(state_dir, "/status")
@@ -95,11 +102,22 @@ def db_state(state_dir: Path) -> str | None:
 
 
 def wait_until_serving(state_dir: Path) -> Status | None:
-    """Return the status as soon as the node serves with a leader, or the last one at the deadline."""
+    """Return the status as soon as the node serves with a leader, or the last one at the deadline.
+
+    A member that has no leader is not waited for much longer than an election takes: its quorum may be lost, and then
+    the configuration that helps comes with the very hooks that would have to wait for this one.
+    """
     deadline = time.monotonic() + SERVING_TIMEOUT_SECONDS
+    leaderless_since: float | None = None
     while True:
-        seen = status(state_dir)
-        if (seen is not None and seen.serves) or time.monotonic() >= deadline:
+        seen, now = status(state_dir), time.monotonic()
+        if (seen is not None and seen.serves) or now >= deadline:
+            return seen
+        if seen is None or not seen.is_leaderless:
+            leaderless_since = None
+        elif leaderless_since is None:
+            leaderless_since = now
+        elif now - leaderless_since >= LEADERLESS_SECONDS:
             return seen
         time.sleep(_POLL_SECONDS)
 

@@ -81,6 +81,20 @@ def test_waiting_ends_at_its_deadline_with_what_was_seen_last(machine: Machine, 
     assert status.state == "waiting"
 
 
+@pytest.mark.parametrize("state", ["serving", "waiting"])
+def test_no_hook_waits_for_a_quorum_that_is_lost(machine: Machine, monkeypatch: pytest.MonkeyPatch, state: str):
+    monkeypatch.setattr(controlsocket, "SERVING_TIMEOUT_SECONDS", 60.0)
+    monkeypatch.setattr(controlsocket, "LEADERLESS_SECONDS", 0.1)
+    machine.controllerd.serve(leader=None)
+    machine.controllerd.status["state"] = state
+
+    with machine.controllerd:
+        status = controlsocket.wait_until_serving(machine.state_dir)
+
+    assert status is not None
+    assert status.is_leaderless
+
+
 @pytest.mark.parametrize(
     ("answer", "said"),
     [
