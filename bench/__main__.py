@@ -91,12 +91,12 @@ class Bench:
             holder = (other + 1) % 3
             cluster.ask(holder, do="hold")
             cluster.tell({other: {"do": "hold"}})
-            time.sleep(1)
+            time.sleep(1)  # The other waits for it by then, as those who are to take over always do.
             given_up = cluster.ask(holder, do="give_up")["at"]
             taken = cluster.answer(other)["at"]
             self.note("lease taken after it was given up, ms", round(1000 * (taken - given_up), 1))
             cluster.tell({holder: {"do": "hold"}})
-            time.sleep(2.5)
+            time.sleep(2.5)  # Some renewals later, so that it is killed at no special moment.
             whom = "the holder and leader" if cluster.leader(asked=other) == other else "the holder"
             killed = time.monotonic()
             cluster.kill(other)

@@ -15,7 +15,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
@@ -237,14 +237,6 @@ class Run:
             fault()
             self.settled()
             self.steps[fault.__name__] += 1
-
-
-@pytest.fixture
-def client(tmp_path: Path) -> Iterator[Client]:
-    client = Client(tmp_path / "run")
-    client.bootstrap(die_with=os.getpid(), update_status_interval=600)
-    yield client
-    client.destroy()
 
 
 @pytest.mark.long

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,14 +16,6 @@ ROOT = Path(__file__).parents[2]
 APP = "controller"
 UNIT = f"{APP}/0"
 PASSWORD = "correct horse battery"
-
-
-@pytest.fixture
-def client(tmp_path: Path) -> Iterator[Client]:
-    client = Client(tmp_path / "run")
-    client.bootstrap(die_with=os.getpid(), update_status_interval=600)
-    yield client
-    client.destroy()
 
 
 def get_client_config(client: Client, **params: str) -> dict[str, Any]:

@@ -1,10 +1,8 @@
 """Flow 1, first half, on real hooks: killed at any moment they found one cluster, and replayed they change nothing."""
 
 import json
-import os
 import random
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,14 +17,6 @@ WATCHED = "stat -c '%n %Y %i' /etc/systemd/system/ha-controller.service /usr/loc
 # The brackets keep the pattern from finding the very shell that looks for it.
 KILL_HOOK = r'for p in /proc/[0-9]*; do grep -qs "src/[c]harm\.py" $p/cmdline && kill -9 ${p#/proc/} && echo $p; done'
 CONF = "/var/lib/ha-controller/controller.conf"
-
-
-@pytest.fixture
-def client(tmp_path: Path) -> Iterator[Client]:
-    client = Client(tmp_path / "run")
-    client.bootstrap(die_with=os.getpid(), update_status_interval=600)
-    yield client
-    client.destroy()
 
 
 def deploy(client: Client) -> None:

@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import pytest
 from localjuju import cloudlog
 from localjuju.client import Client
 
@@ -18,14 +15,6 @@ import pulserun
 ROOT = Path(__file__).parents[2]
 APP = "controller"
 UNIT = f"{APP}/0"
-
-
-@pytest.fixture
-def client(tmp_path: Path) -> Iterator[Client]:
-    client = Client(tmp_path / "run")
-    client.bootstrap(die_with=os.getpid(), update_status_interval=600)
-    yield client
-    client.destroy()
 
 
 def hactl(client: Client, *words: str) -> Any:

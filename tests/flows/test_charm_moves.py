@@ -1,8 +1,6 @@
 """The real charm's units move to another subnet together, and give a lost quorum back on an operator's word."""
 
 import json
-import os
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,14 +10,6 @@ from localjuju.client import Client, ClientError
 ROOT = Path(__file__).parents[2]
 APP = "controller"
 UNITS = [f"{APP}/{n}" for n in range(3)]
-
-
-@pytest.fixture
-def client(tmp_path: Path) -> Iterator[Client]:
-    client = Client(tmp_path / "run")
-    client.bootstrap(die_with=os.getpid(), update_status_interval=600)
-    yield client
-    client.destroy()
 
 
 def seen_from(client: Client, unit: str) -> dict[str, Any]:

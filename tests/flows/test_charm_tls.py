@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -25,14 +23,6 @@ with socket.create_connection((sys.argv[1], 17666), timeout=10) as stream:
         got += part
 print(got.hex())
 """
-
-
-@pytest.fixture
-def client(tmp_path: Path) -> Iterator[Client]:
-    client = Client(tmp_path / "run")
-    client.bootstrap(die_with=os.getpid(), update_status_interval=600)
-    yield client
-    client.destroy()
 
 
 def read(client: Client, unit: int, name: str) -> str:
