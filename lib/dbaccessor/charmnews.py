@@ -1,7 +1,8 @@
-"""What the charm is to hear from controllerd: the db-state for its unit bag, and that its map names somebody gone.
+"""What the charm is to hear from controllerd: the db-state for its unit bag, that its map names somebody gone, and that
+there is a leader again.
 
-Hooks run on events only, and neither is an event of Juju's. So `notify` asks for a hook; whoever gives it limits the
-rate. A lost question is repaired by update-status.
+Hooks run on events only, and none of these is an event of Juju's. So `notify` asks for a hook; whoever gives it limits
+the rate. A lost question is repaired by update-status.
 """
 
 from __future__ import annotations
@@ -22,6 +23,8 @@ log = logging.getLogger(__name__)
 
 _FIRST_PAUSE_SECONDS = 3.0
 _LONGEST_PAUSE_SECONDS = 300.0
+# An election takes less; no hook can have told anybody of it.
+_UNNOTICED_SECONDS = 1.0
 
 
 class CharmNews:
@@ -31,6 +34,7 @@ class CharmNews:
         self._store = store
         self._pause = _FIRST_PAUSE_SECONDS
         self._due = 0.0
+        self._idle_since: float | None = None
         self.db_state: DbState | None = None
         self.notify: Callable[[], None] = lambda: None
 
@@ -48,6 +52,16 @@ class CharmNews:
         self.db_state = fresh
         log.info("db-state: %s of voters %s, index %d", fresh.role, ", ".join(fresh.voters), index)
         self.notify()
+
+    def tell_whether_it_serves(self, serves: bool) -> None:
+        """Ask for a hook when this node serves again: the last one may have said in the status that it does not."""
+        now = time.monotonic()
+        if not serves:
+            self._idle_since = now if self._idle_since is None else self._idle_since
+            return
+        if self._idle_since is not None and now - self._idle_since >= _UNNOTICED_SECONDS:
+            self.notify()
+        self._idle_since = None
 
     def ask_for_a_newer_map(self, conf: ControllerConf | None, outlook: Outlook) -> None:
         """Ask for a hook while the configuration names somebody who left: no event tells the charm so.

@@ -67,6 +67,7 @@ class Duties:
                     self._charm_news.update(identity, outlook)
             except (errors.DbAccessorError, OSError, TimeoutError) as error:
                 log.log(logging.DEBUG if sight.disk.problem else logging.WARNING, "duties: %s", error)
+            self._charm_news.tell_whether_it_serves(bool(sight.outlook().leader) and sight.announced)
             self._charm_news.ask_for_a_newer_map(sight.conf, sight.outlook())
 
     async def _keep_registry(self) -> None:
