@@ -6,7 +6,6 @@ import errno
 import os
 import struct
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
@@ -53,6 +52,19 @@ def test_a_header_that_is_not_whole_says_nothing(files: list[int], indexes: WalI
     assert indexes.frames() is None
 
 
+def test_a_log_is_found_at_once_where_none_was_to_be_seen_before():
+    indexes = WalIndexes()
+    for frames in (17, 18):
+        # As when the node is restarted: its file is another, whatever the number of the descriptor is.
+        assert indexes.frames() is None
+        fd = os.memfd_create("dqlite-shm")
+        try:
+            os.pwrite(fd, header(frames) * 2, 0)
+            assert indexes.frames() == frames
+        finally:
+            os.close(fd)
+
+
 def test_a_descriptor_that_is_another_file_by_now_says_nothing(files: list[int]):
     indexes = WalIndexes()
     os.pwrite(files[0], header(9) * 2, 0)
@@ -72,10 +84,10 @@ def test_the_files_of_before_are_looked_at_while_no_descriptor_is_left_to_look_f
     os.pwrite(files[0], header(9) * 2, 0)
     assert indexes.frames() == 9
 
-    def none_left(path: Path) -> Iterator[Path]:
-        raise OSError(errno.EMFILE, "Too many open files", str(path))
+    def none_left(path: str) -> list[str]:
+        raise OSError(errno.EMFILE, "Too many open files", path)
 
-    monkeypatch.setattr(Path, "iterdir", none_left)
+    monkeypatch.setattr(os, "listdir", none_left)
     os.pwrite(files[0], header(10) * 2, 0)
 
     assert indexes.frames() == 10
