@@ -223,7 +223,7 @@ class Story:
             self._cluster.kill(leader)
             granted = lambda: self._acts.counted(killed)["claimed"]  # noqa: E731
             wait(lambda: granted() or not self._busy, "leases are granted by the next leader", 4 + SLACK_SECONDS)
-            wait(lambda: self._acts_since(killed + self._seconds), "acts go on", SLACK_SECONDS)
+            wait(lambda: self._acts_since(killed + self._seconds), "acts go on", self._seconds + SLACK_SECONDS)
             latest = self._acts.latest()
             assert latest is not None and latest.token == first.token, "a leader's death takes no lease from anybody"
         self._cluster.start(leader)
