@@ -16,7 +16,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from bench import etcd
+from bench import etcd, wakeups
 from bench.cluster import BenchError, Cluster
 from bench.numbers import ratio, spread
 
@@ -45,10 +45,9 @@ class Bench:
             self.note("single writer on the leader, per s", one["per_s"])
             self.note("single writer on the leader, p50 ms", one["p50_ms"])
             for where, n in (("the leader", leader), ("another voter", follower)):
-                for consistency in ("linearizable", "leader"):
-                    read = cluster.ask(n, do="read", seconds=self._seconds, consistency=consistency)
-                    self.note(f"{consistency} read on {where}, p50 ms", read["p50_ms"])
-                    self.note(f"{consistency} read on {where}, p99 ms", read["p99_ms"])
+                self._reads(cluster, n, where)
+            self._echo("")
+            self._awake(cluster, leader)
             for clients in (64, 256):
                 share = [clients // 3 + (n < clients % 3) for n in range(3)]
                 said = cluster.ask_all(
@@ -59,6 +58,26 @@ class Bench:
                     f"group commit, {clients} callers on three controllers, worst p99 ms",
                     max(s["p99_ms"] for s in said.values()),
                 )
+
+    def _reads(self, cluster: Cluster, asked: int, where: str) -> None:
+        for consistency in ("linearizable", "leader"):
+            read = cluster.ask(asked, do="read", seconds=self._seconds, consistency=consistency)
+            self.note(f"{consistency} read on {where}, p50 ms", read["p50_ms"])
+            self.note(f"{consistency} read on {where}, p99 ms", read["p99_ms"])
+
+    def _awake(self, cluster: Cluster, leader: int) -> None:
+        """The reads of the leader without what it costs to wake a processor, which is the machine's affair."""
+        try:
+            with wakeups.none_asleep():
+                self._reads(cluster, leader, "the leader, processors awake")
+                self._echo(", processors awake")
+        except OSError as error:
+            self.skipped["reads with the processors kept awake"] = str(error)
+
+    def _echo(self, how: str) -> None:
+        said = wakeups.echo(min(2, self._seconds))
+        self.note(f"a byte to another process and back{how}, p50 ms", said["p50_ms"])
+        self.note(f"a byte to another process and back{how}, p99 ms", said["p99_ms"])
 
     def tls(self, clear: Cluster, under_tls: Cluster) -> None:
         """The single writer, in clear and under TLS in turn, so that both meet the same machine."""
