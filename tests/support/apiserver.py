@@ -29,7 +29,15 @@ Play = Callable[["Served"], Awaitable[None]]
 class Served:
     """One running server, and ways to talk to it."""
 
-    def __init__(self, root: Path, limits: Limits | None = None, controller_id: str = "0", like: Served | None = None):
+    def __init__(
+        self,
+        root: Path,
+        limits: Limits | None = None,
+        controller_id: str = "0",
+        like: Served | None = None,
+        host: str = "127.0.0.1",
+    ):
+        self._host = host
         self.authority = like.authority if like is not None else TestAuthority()
         self.directory = self.authority.write(root / f"tls-{controller_id}", controller_id)
         self.ca_cert = self.authority.current.certificate
@@ -38,7 +46,7 @@ class Served:
         self.unwell = ""
         self.certificate = ServerCertificate(Keyring(self.directory, controller_id))
         sources = Sources(lambda: self.unwell, _metrics, _document, _document)
-        self.server = Server(self.fakes.domain, sources, self._context, ("127.0.0.1",), 0, limits or Limits())
+        self.server = Server(self.fakes.domain, sources, self._context, (host,), 0, limits or Limits())
         self._running: asyncio.Task[None] | None = None
 
     def _context(self) -> ssl.SSLContext:
@@ -60,7 +68,7 @@ class Served:
 
     @property
     def address(self) -> HostPort:
-        return HostPort("127.0.0.1", self.server.port)
+        return HostPort(self._host, self.server.port)
 
     @property
     def context(self) -> ssl.SSLContext:
@@ -78,7 +86,7 @@ class Served:
 
     async def raw(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         """A TLS connection on which anything may be sent."""
-        return await asyncio.open_connection("127.0.0.1", self.server.port, ssl=self.context, server_hostname="x")
+        return await asyncio.open_connection(self._host, self.server.port, ssl=self.context, server_hostname="x")
 
     async def get(self, path: str, *headers: str) -> tuple[int, str]:
         """Ask as a browser does. Return the status and the body."""

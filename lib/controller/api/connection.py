@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import socket
 import ssl
 from typing import Any, TypeVar
 
@@ -25,8 +26,12 @@ from dbaccessor import tlsfiles
 _MOST_BYTES = 16 << 20
 _CLOSE_SECONDS = 2.0
 
-# A controller that vanished without a word is noticed after twice this time at most.
+# A controller that does not answer any more, as one that is frozen, is noticed after twice this time at most.
 PING_SECONDS = 10.0
+# One whose address is gone, or that is cut off, the kernel notices: its own host does not answer for it. It asks once a
+# second and costs no process anything.
+_PROBE_SECONDS = 1
+_PROBES = 3
 
 _T = TypeVar("_T")
 
@@ -87,6 +92,7 @@ async def connect(
         raise PeerError(Kind.ANSWER, f"it answers as a web server does ({error.response.status_code})") from error
     except websockets.WebSocketException as error:
         raise PeerError(Kind.ANSWER, f"it does not speak this protocol ({error})") from error
+    _watch_over(websocket)
     named = _controller(websocket)
     if named is None:
         await websocket.close()
@@ -210,6 +216,17 @@ class Watch:
     async def stop(self) -> None:
         """End the watcher; a `next` that waits ends too."""
         await self._connection.call("NotifyWatcher", 1, "Stop", id=self._id)
+
+
+def _watch_over(websocket: ClientConnection) -> None:
+    """Let the kernel end the connection when the other side's host has been silent for some seconds."""
+    stream = websocket.transport.get_extra_info("socket")
+    stream.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    stream.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, _PROBE_SECONDS)
+    stream.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, _PROBE_SECONDS)
+    stream.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, _PROBES)
+    # The same where something was sent that nobody has acknowledged: then no probes are sent.
+    stream.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, 1000 * _PROBE_SECONDS * (_PROBES + 1))
 
 
 def _controller(websocket: ClientConnection) -> str | None:

@@ -29,7 +29,7 @@ log = logging.getLogger(__name__)
 SCHEMA: Final = 1
 STATE_FILE: Final = "agentd-state.json"
 
-# A controller that vanished without a word is noticed after twice this time; each agent costs so many pings.
+# A controller that is frozen is noticed after twice this time; each agent costs so many pings.
 _PING_SECONDS = 5.0
 _LOOK_SECONDS = 0.2
 
