@@ -8,7 +8,6 @@ and then. That is what the 99th percentile of such a chain shows first.
 from __future__ import annotations
 
 import contextlib
-import os
 import socket
 import struct
 import subprocess
