@@ -30,6 +30,8 @@ APP = "controller"
 PROGRAM = ROOT / "tests/support/agentfleet.py"
 LIB = ROOT / "lib"
 CONNECTED_SECONDS = 5.0
+# An address that is taken away says no goodbye: whoever is connected there notices by the kernel's probes.
+SILENCE_SECONDS = 4.0
 # Until hooks have run, a node has joined or left, and the list is published.
 PUBLISHED_SECONDS = 120.0
 MEMBERS = 3
@@ -200,6 +202,7 @@ class Run:
         self.dead.add(old)
         self.write_dead()
         self.wait_until_published()
+        self.settled(SILENCE_SECONDS + CONNECTED_SECONDS)
 
     def replace_one(self) -> None:
         leaves = self.dice.choice(sorted(self.addresses))
