@@ -43,6 +43,8 @@ class Orders:
         self._accounts = accounts
         self.acting = asyncio.Lock()
         self.leaving = self.stopping = False
+        # What an order met that only a new process can mend, None so far. The worker ends with it.
+        self.failure: RuntimeError | None = None
 
     async def stop(self) -> None:
         """Hand over what the node holds, then stop it for good."""
@@ -70,6 +72,7 @@ class Orders:
         if len(self._sight.outlook().members) < 2:
             return Outcome(False, "this is the last controller")
         self.leaving = True
+        outcome = Outcome(False, "it was not done")
         try:
             self._accounts.set_state("leaving", "saying goodbye to the other members")
             outcome = await goodbye.say(identity, local, self._sight.outlook, self._dialer, _LEAVE_SECONDS)
@@ -84,6 +87,8 @@ class Orders:
             outcome = Outcome(False, f"no leader removed this node within {_LEAVE_SECONDS:g} s")
         except (errors.DbAccessorError, OSError) as error:
             outcome = Outcome(False, f"{type(error).__name__}: {error}")
+        except RuntimeError as error:
+            self.failure = error  # It has left, and says so; what runs here still ends with the process.
         finally:
             self.leaving = False
         log.info("leaving: %s", outcome.reason)
@@ -104,6 +109,9 @@ class Orders:
                     outcome = Outcome(True, f"this node is the only member now, left behind: {left}")
                 except (errors.DbAccessorError, OSError) as error:
                     outcome = Outcome(False, f"{type(error).__name__}: {error}")
+                except RuntimeError as error:
+                    self.failure = error
+                    outcome = Outcome(False, f"{error}; controllerd ends, and its next start goes on")
         log.warning("rebuild-cluster%s: %s", " with force" if force else "", outcome.reason)
         return outcome
 

@@ -263,6 +263,8 @@ class Worker:
         while True:
             self._wake.clear()
             async with self._orders.acting:
+                if self._orders.failure is not None:
+                    raise self._orders.failure
                 if not self._orders.stopping:
                     await self._step_guarded()
             try:
