@@ -183,13 +183,14 @@ def decide(view: View) -> Action:
         return Wait("bind-address", reason, "the charm writes it; see juju status")
     identity = view.disk.identity
     if identity is not None:
+        if identity.state == "left" and identity.controller_id == conf.controller_id and _same_cluster(identity, conf):
+            # Whatever became of its data and its cluster since: given up, its identity would join anew.
+            return Wait("left", f"{identity.name} left the cluster for good", "remove this unit")
         verdict = _whose_data(view, conf, identity)
         if verdict is not None:
             return verdict
     elif view.disk.has_files:
         return PutAside("data without an identity file: it cannot be told whose it is")
-    if identity is not None and identity.state == "left":
-        return Wait("left", f"{identity.name} left the cluster for good", "remove this unit")
     if view.running is not None and identity is not None:
         return _running(view, conf, identity, view.running)
     if identity is not None:
@@ -208,7 +209,15 @@ def _whose_data(view: View, conf: ControllerConf, identity: Identity) -> Action 
     if identity.superseded is not None:
         return PutAside(f"data of epoch {identity.epoch} was superseded by epoch {identity.superseded}")
     if view.running is not None:
-        if conf.cluster_uuid and identity.cluster_uuid != conf.cluster_uuid:
+        if identity.controller_id != conf.controller_id:
+            # Nothing that it says of "the others" can be trusted: one of them would be taken for this controller.
+            return Wait(
+                "configuration",
+                f"the configuration is controller {conf.controller_id}'s, this node is controller"
+                f" {identity.controller_id}'s",
+                f"write controller {identity.controller_id}'s; see juju status",
+            )
+        if not _same_cluster(identity, conf):
             return Wait(
                 "configuration",
                 f"the configuration speaks of cluster {conf.cluster_uuid}, this node serves {identity.cluster_uuid}",
@@ -217,7 +226,7 @@ def _whose_data(view: View, conf: ControllerConf, identity: Identity) -> Action 
         return None
     if identity.controller_id != conf.controller_id:
         return PutAside(f"data of controller {identity.controller_id}; this is controller {conf.controller_id}")
-    if conf.cluster_uuid and identity.cluster_uuid != conf.cluster_uuid:
+    if not _same_cluster(identity, conf):
         return PutAside(f"data of cluster {identity.cluster_uuid}; the configuration says {conf.cluster_uuid}")
     if not disk.has_files or disk.marked_id is None:
         if disk.has_files:
@@ -230,6 +239,11 @@ def _whose_data(view: View, conf: ControllerConf, identity: Identity) -> Action 
     if disk.fingerprint != identity.fingerprint:
         return PutAside("the data directory is a copy or was restored from one; its log may be old")
     return None
+
+
+def _same_cluster(identity: Identity, conf: ControllerConf) -> bool:
+    """Whether the configuration names no other cluster than this identity's."""
+    return conf.cluster_uuid in ("", identity.cluster_uuid)
 
 
 def _newer_epoch(view: View, identity: Identity) -> Epoch | None:
@@ -276,7 +290,10 @@ def _nothing_here(view: View, conf: ControllerConf) -> Action:
                 f"cluster {conf.cluster_uuid} exists, this controller is its last one, and its data is not here",
                 f"put the data back, or use {RECOVER}",
             )
-        return Wait("join", f"controller {conf.bootstrap_controller} is to found the cluster and has no address yet")
+        if conf.bootstrap_controller != me:
+            return Wait(
+                "join", f"controller {conf.bootstrap_controller} is to found the cluster and has no address yet"
+            )
     return _join(view, conf, resuming=False)
 
 

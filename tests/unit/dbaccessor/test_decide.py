@@ -217,9 +217,18 @@ def test_a_join_goes_to_the_newest_epoch_only():
     assert "no leader" in action.reason
 
 
-def test_a_node_that_said_goodbye_stays_out():
-    left = dataclasses.replace(GOOD, identity=msgspec.structs.replace(ME, state="left"))
-    assert decide(View(conf=conf(), disk=left)).topic == "left"  # type: ignore[union-attr]
+@pytest.mark.parametrize("change", [{}, {"has_files": False, "marked_id": None}, {"fingerprint": "copy"}])
+@pytest.mark.parametrize("peer", [silent("1"), member("1", leader="controller-1-101", epoch=E2)])
+def test_a_node_that_said_goodbye_stays_out(change, peer):
+    """Even where its data is gone, or its cluster went on in a newer epoch: it would join anew, and nobody wants it."""
+    left = dataclasses.replace(GOOD, identity=msgspec.structs.replace(ME, state="left"), **change)
+    assert decide(View(conf=conf(), disk=left, peers=(peer,))).topic == "left"  # type: ignore[union-attr]
+
+
+def test_who_said_goodbye_on_this_machine_before_is_put_aside_for_the_next_one():
+    for change in ({"controller_id": "7"}, {"cluster_uuid": "other"}):
+        left = dataclasses.replace(GOOD, identity=msgspec.structs.replace(ME, state="left", **change))
+        assert isinstance(decide(View(conf=conf(), disk=left)), PutAside)
 
 
 def test_a_member_with_a_leader_serves_whatever_the_configuration_names():
@@ -233,6 +242,15 @@ def test_a_running_node_is_not_stopped_by_a_configuration_of_another_cluster():
     action = decide(view)
     assert isinstance(action, Wait)
     assert action.topic == "configuration"
+
+
+def test_by_the_configuration_of_another_controller_a_running_node_does_nothing():
+    """It names no other than controller 1, which lives: to this node, which is controller 0, that is another member."""
+    of_another = msgspec.structs.replace(ALONE, controller_id="1", db_bind_addresses={"1": "10.0.0.11"})
+    action = decide(dataclasses.replace(SURVIVOR, conf=of_another, peers=(member("1"), silent("2"))))
+    assert isinstance(action, Wait)
+    assert action.topic == "configuration"
+    assert action.reason == "the configuration is controller 1's, this node is controller 0's"
 
 
 def test_damaged_data_is_put_aside_only_where_the_others_have_a_leader():
