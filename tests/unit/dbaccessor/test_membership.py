@@ -1,0 +1,245 @@
+"""The leader's side of membership, with a list for a cluster: one change at a time, none that costs the quorum."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import itertools
+from collections.abc import Awaitable, Callable
+from typing import Any, cast
+
+import msgspec
+import pytest
+
+from dbaccessor import errors, membership, registry, timing
+from dbaccessor.conf import ControllerConf
+from dbaccessor.dqlite import cluster
+from dbaccessor.dqlite.connection import Member, Role
+from dbaccessor.membership import Leading, Membership, removal_problem
+from dbaccessor.preamble import MembershipRequest
+
+# A cluster with a silent member is never at its target, and is waited for so long.
+TIMING = dataclasses.replace(timing.for_latency(10), settle_seconds=0.5)
+CONF = ControllerConf(
+    controller_id="0",
+    generation=5,
+    cluster_uuid="u",
+    db_bind_addresses={str(n): f"10.0.0.{10 + n}" for n in range(6)},
+)
+
+
+def named(n: int, role: Role = Role.VOTER) -> Member:
+    return Member(100 + n, f"controller-{n}-{100 + n}", role)
+
+
+def request(operation: str, n: int, dqlite_id: int | None = None) -> MembershipRequest:
+    dqlite_id = 100 + n if dqlite_id is None else dqlite_id
+    return MembershipRequest(
+        operation=cast(Any, operation),
+        controller_id=str(n),
+        dqlite_id=dqlite_id,
+        name=f"controller-{n}-{dqlite_id}",
+        generation=4,
+    )
+
+
+class Leader:
+    """Controller 0 leads these members. What it is told stands in `told`, and so does when the roles are settled."""
+
+    def __init__(self, members: list[Member], alive: set[int] | None = None) -> None:
+        self.members = members
+        self.alive = {m.dqlite_id for m in members} if alive is None else {100 + n for n in alive}
+        self.told: list[str] = []
+        self.conf = CONF
+        self.leads = True
+        self.refusal: errors.DbAccessorError | None = None
+
+    def leading(self) -> Leading | None:
+        return Leading(100, cast(Any, self), self.conf, frozenset(self.alive)) if self.leads else None
+
+    async def connect(self, _: float) -> Leader:
+        return self
+
+    async def cluster(self) -> tuple[Member, ...]:
+        await asyncio.sleep(0)  # The others go on meanwhile, as they do on a network.
+        return tuple(self.members)
+
+    async def add(self, dqlite_id: int, name: str) -> None:
+        if self.refusal is not None:
+            raise self.refusal
+        self.told.append(f"add {name}")
+        self.members.append(Member(dqlite_id, name, Role.SPARE))
+        self.alive.add(dqlite_id)
+        asyncio.get_running_loop().call_later(0.15, self._settle, dqlite_id)
+
+    def _settle(self, dqlite_id: int) -> None:
+        want = cluster.targets(len(self.members))
+        roles = [Role.VOTER] * want.voters + [Role.STANDBY] * want.standbys + [Role.SPARE] * want.spares
+        self.members = [Member(m.dqlite_id, m.name, role) for m, role in zip(self.members, roles, strict=True)]
+        self.told.append(f"settled {dqlite_id}")
+
+    async def remove(self, dqlite_id: int) -> None:
+        self.told.append(f"remove {dqlite_id}")
+        self.members = [m for m in self.members if m.dqlite_id != dqlite_id]
+
+    async def transfer(self, dqlite_id: int) -> None:
+        self.told.append(f"transfer {dqlite_id}")
+
+    async def assign(self, dqlite_id: int, role: Role) -> None:
+        self.told.append(f"assign {dqlite_id} {role}")
+
+    def close(self) -> None:
+        pass
+
+
+@pytest.fixture(autouse=True)
+def rows(monkeypatch: pytest.MonkeyPatch) -> set[str]:
+    """The rows of those that join: written before the node is added."""
+    there: set[str] = set()
+
+    async def record(_: object, request: MembershipRequest, generation: int) -> None:
+        assert generation == 5
+        there.add(request.name)
+
+    async def delete(_: object, name: str) -> None:
+        there.discard(name)
+
+    monkeypatch.setattr(registry, "record_joining", record)
+    monkeypatch.setattr(registry, "delete", delete)
+    return there
+
+
+def play(leader: Leader, work: Callable[[Membership], Awaitable[Any]]) -> Any:
+    async def inside() -> Any:
+        made = Membership(cast(Any, None), TIMING, leader.leading)
+        async with asyncio.timeout(20):
+            return await work(made)
+
+    return asyncio.run(inside())
+
+
+def test_of_several_that_join_at_once_each_is_added_when_the_roles_of_the_one_before_have_settled():
+    leader = Leader([named(0)])
+
+    async def work(made: Membership) -> list[Any]:
+        return await asyncio.gather(*(made.handle(request("join", n)) for n in (1, 2, 3)))
+
+    outcomes = play(leader, work)
+
+    assert [o.done for o in outcomes] == [True] * 3
+    # The last one's are settled after it was answered.
+    adds = [n for n, what in enumerate(leader.told) if what.startswith("add")]
+    assert len(adds) == 3
+    for first, second in itertools.pairwise(adds):
+        assert [w.split()[0] for w in leader.told[first:second]] == ["add", "settled"]
+
+
+def test_whoever_is_a_member_already_is_told_so_and_added_once():
+    leader = Leader([named(0)])
+
+    async def work(made: Membership) -> list[Any]:
+        return [await made.handle(request("join", 1)) for _ in range(2)]
+
+    assert [o.done for o in play(leader, work)] == [True, True]
+    assert [what for what in leader.told if what.startswith("add")] == ["add controller-1-101"]
+
+
+def test_a_controller_has_one_node_and_its_earlier_one_goes_first(rows: set[str]):
+    leader = Leader([named(0), named(1), named(2)], alive={0, 1})
+
+    assert play(leader, lambda made: made.handle(request("join", 2, 999))).done
+
+    assert leader.told == ["remove 102", "add controller-2-999"]
+    assert rows == {"controller-2-999"}
+
+
+@pytest.mark.parametrize(
+    ("refusal", "left"),
+    [
+        (errors.Refused("no"), set()),
+        (errors.NotLeader("gone"), set()),
+        (errors.NotReady("busy"), set()),
+        (errors.Indefinite("no answer"), {"controller-1-101"}),
+    ],
+)
+def test_a_join_that_surely_failed_leaves_no_row_and_one_in_doubt_keeps_it(
+    rows: set[str], refusal: errors.DbAccessorError, left: set[str]
+):
+    leader = Leader([named(0)])
+    leader.refusal = refusal
+
+    outcome = play(leader, lambda made: made.handle(request("join", 1)))
+
+    assert not outcome.done
+    assert str(refusal) in outcome.reason
+    assert rows == left
+
+
+def test_who_departed_or_is_not_named_is_not_let_in_and_who_does_not_lead_lets_nobody_in():
+    leader = Leader([named(0)])
+    leader.conf = msgspec.structs.replace(CONF, departed=("1",), db_bind_addresses={"0": "10.0.0.10"})
+    for n, reason in ((1, "controller 1 departed"), (2, "has no address of controller 2 yet")):
+        outcome = play(leader, lambda made, n=n: made.handle(request("join", n)))
+        assert not outcome.done
+        assert reason in outcome.reason
+    leader.leads = False
+    assert "does not lead" in play(leader, lambda made: made.handle(request("leave", 1))).reason
+    assert leader.told == []
+
+
+def test_over_all_small_clusters_no_removal_is_let_through_that_loses_the_quorum():
+    roles = (Role.VOTER, Role.STANDBY, Role.SPARE)
+    for size in (1, 2, 3, 4):
+        for given in itertools.product(roles, repeat=size):
+            members = [named(n, role) for n, role in enumerate(given)]
+            for alive in itertools.product((True, False), repeat=size):
+                answering = {m.dqlite_id for m, a in zip(members, alive, strict=True) if a}
+                for leaving in members:
+                    left = [m for m in members if m is not leaving]
+                    lost = removal_problem(members, leaving, frozenset(answering)) is not None
+                    assert lost is not cluster.has_quorum(left, answering), (members, answering, leaving)
+
+
+def test_a_goodbye_that_would_cost_the_quorum_is_refused_and_one_that_does_not_is_not():
+    leader = Leader([named(0), named(1), named(2)], alive={0, 1})
+
+    refused = play(leader, lambda made: made.handle(request("leave", 1)))
+    assert not refused.done
+    assert refused.reason == "of the 2 voters that would be left 1 answer, and 2 are needed"
+    assert play(leader, lambda made: made.handle(request("leave", 2))).done
+    assert play(leader, lambda made: made.handle(request("leave", 1))).done
+    assert play(leader, lambda made: made.handle(request("leave", 1))).reason == "is no member"
+    assert not play(leader, lambda made: made.handle(request("leave", 0))).done, "not the leader itself"
+    assert leader.told == ["remove 102", "remove 101"]
+
+
+def test_the_departed_go_one_a_round_the_silent_first_and_nobody_else():
+    leader = Leader([named(n, Role.VOTER if n < 3 else Role.STANDBY) for n in range(5)], alive={0, 1, 3, 4})
+    leader.conf = msgspec.structs.replace(CONF, departed=("0", "1", "2", "4"))
+
+    async def work(made: Membership) -> None:
+        for _ in range(5):
+            await made.look()
+
+    play(leader, work)
+
+    assert leader.told[0] == "remove 102", "with it there, one of the living would cost the quorum"
+    assert sorted(leader.told) == ["remove 101", "remove 102", "remove 104"]
+
+
+def test_roles_that_stay_off_target_cost_a_change_of_leader_at_most_once_a_minute(monkeypatch: pytest.MonkeyPatch):
+    clock = 1000.0
+    # Two voters where there should be three.
+    leader = Leader([named(0), named(1), named(2, Role.SPARE)])
+
+    async def work(made: Membership) -> None:
+        nonlocal clock
+        monkeypatch.setattr(asyncio.get_running_loop(), "time", lambda: clock)
+        for _ in range(2 * 90):
+            await made.look()
+            clock += 0.5
+
+    asyncio.run(work(Membership(cast(Any, None), TIMING, leader.leading)))
+
+    assert leader.told == ["transfer 101", "transfer 101"]
+    assert membership._STUCK_SECONDS < 10
