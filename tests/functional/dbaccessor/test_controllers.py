@@ -119,6 +119,22 @@ def test_two_leave_at_the_same_time_the_leader_among_them(cluster):
     write(cluster, survivor, value=1)
 
 
+def test_one_that_left_without_a_word_is_removed_within_ten_seconds_of_the_file(cluster):
+    cluster.form(3)
+    gone = cluster.leader(0)
+    stay = [n for n in range(3) if n != gone]
+    cluster.kill(gone)
+    cluster.configure(stay, departed=[str(gone)])
+
+    took = cluster.wait(
+        lambda: all(cluster.roles(n) == dict.fromkeys(stay, "voter") for n in stay), "two members, as the file says"
+    )
+
+    assert took < 10
+    assert cluster.epoch(stay[0]) == 1, "by an ordinary removal"
+    write(cluster, *stay, value=1)
+
+
 def test_the_last_one_of_three_goes_on_alone_and_those_left_behind_stay_out(cluster):
     cluster.form(3)
     write(cluster, 0, 1, 2, value=1)
