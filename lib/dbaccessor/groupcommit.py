@@ -42,7 +42,8 @@ class Batch:
 
     Each request is an array of values. `write` gets the array of requests as its only parameter; so does `ask`,
     whose first column is the ordinal of the request that the row belongs to (`key` of json_each). The first
-    `key_width` values of a request are its key: a batch holds one request for each key.
+    `key_width` values of a request are its key: a batch holds one request for each key. A `write` that fails must
+    leave nothing of itself: no OR FAIL, and none in the table's constraints or triggers, which are not seen here.
     """
 
     write: str
@@ -56,6 +57,9 @@ class Batch:
             found = statements.check(sql, ("[]",))
             if found.kind is not kind:
                 raise errors.Refused(f"{found.verb} cannot be the {kind.value} statement of a batch")
+        if statements.fails_in_part(self.write):
+            # COMMIT is sent along: it would make lasting what stands in front of the row that is refused.
+            raise errors.Refused("OR FAIL cannot be in a batch, of which all is done or nothing")
 
 
 @dataclass(eq=False)

@@ -124,6 +124,12 @@ def check(sql: str, params: Sequence[object] = ()) -> Statement:
     return statement
 
 
+def fails_in_part(sql: str) -> bool:
+    """Whether a failure of this (checked) statement may leave rows changed: OR FAIL keeps what was done before it."""
+    words = [token.text for token in _split(sql) if token.kind == "word"]
+    return ("OR", "FAIL") in itertools.pairwise(words)
+
+
 @functools.lru_cache(maxsize=256)
 def _read_known(sql: str) -> Statement:
     return _read(sql)

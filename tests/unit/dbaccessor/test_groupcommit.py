@@ -280,6 +280,8 @@ def test_an_upsert_to_the_same_value_is_answered_too():
         ("INSERT INTO t SELECT value FROM json_each(?) RETURNING a", "SELECT ?"),
         ("INSERT INTO t SELECT ?; COMMIT", "SELECT ?"),
         ("ROLLBACK", "SELECT ?"),
+        ("INSERT OR FAIL INTO t SELECT value FROM json_each(?)", "SELECT ?"),
+        ("update or /* */ fail t SET a = (SELECT max(value) FROM json_each(?))", "SELECT ?"),
     ],
 )
 def test_a_batch_is_one_writing_and_one_reading_statement(write: str, ask: str):
