@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from dbaccessor import accounts, conf, confsocket, identity, soleowner, tlsfiles
+
 ROOT = Path(__file__).parents[2]
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
 FLOWS = sorted((ROOT / "docs" / "flows").glob("*.md"))
@@ -57,3 +59,17 @@ def test_no_page_is_left_without_a_way_to_it(page: Path):
     others = (other for other in PAGES if other != page)
 
     assert any(page.name in other.read_text() for other in others), f"nothing links to {page.name}"
+
+
+def test_the_reference_of_files_names_every_file_under_the_state_directory():
+    text = (ROOT / "docs" / "reference" / "files.md").read_text()
+    files = {
+        *(identity.IDENTITY, identity.MEMBERS, identity.JOURNAL, identity.DB_STATE, accounts.LAST_HANDOVER),
+        *(conf.FILE_NAME, confsocket.CONTROL, confsocket.CONFIG_CHANGE, soleowner.LOCK),
+        *(tlsfiles.CA, tlsfiles.CERTIFICATE, tlsfiles.KEY, tlsfiles.RETIRED, identity.SUMS),
+    }
+    folders = {f"{identity.DATA}/{identity.MARKER}"}
+    folders |= {f"{name}/" for name in (identity.DATA, identity.STAGING, identity.UNPACKED, tlsfiles.DIRECTORY)}
+
+    assert [name for name in sorted(files | folders) if f"`{name}`" not in text] == []
+    assert f"`{identity.ASIDE}/" in text
