@@ -1,4 +1,5 @@
 """What is done beside the worker's loop, time and again: the leader's duties, the charm's news, the registry's rows.
+A follower has one duty as well: not to follow a leader that has departed for good.
 
 None of it changes the node. What fails is said and done again in the next round.
 """
@@ -9,10 +10,12 @@ import asyncio
 import logging
 from collections.abc import Callable
 
-from dbaccessor import errors
+from dbaccessor import errors, goodbye
 from dbaccessor.charmnews import CharmNews
 from dbaccessor.dial import Dialer
+from dbaccessor.dqlite.connection import Connection
 from dbaccessor.executor import Executor
+from dbaccessor.leader import MemberConnector
 from dbaccessor.membership import Membership
 from dbaccessor.registrar import Registrar
 from dbaccessor.sight import Sight
@@ -23,6 +26,8 @@ _DUTY_SECONDS = 0.5
 _REGISTRY_SECONDS = 2.0
 # Until the own row is written, nobody may use this controller.
 _UNANNOUNCED_SECONDS = 0.25
+# A transfer of leadership shows its effect within this.
+_DEPOSE_SECONDS = 2.0
 
 
 class Duties:
@@ -36,6 +41,7 @@ class Duties:
         registrar: Registrar,
         executor: Executor,
         dialer: Dialer,
+        connector: MemberConnector,
         on_announced: Callable[[], None],
         on_known: Callable[[], None],
     ) -> None:
@@ -45,6 +51,8 @@ class Duties:
         self._registrar = registrar
         self._executor = executor
         self._dialer = dialer
+        self._connector = connector
+        self._deposed_at = float("-inf")
         self._on_announced = on_announced
         self._on_known = on_known
 
@@ -62,6 +70,7 @@ class Duties:
             sight.disk.look()
             try:
                 await self._membership.look()
+                await self._follow_nobody_departed()
                 identity, outlook = sight.identity, sight.outlook()
                 if identity is not None and outlook.leader and sight.announced:
                     self._charm_news.update(identity, outlook)
@@ -69,6 +78,17 @@ class Duties:
                 log.log(logging.DEBUG if sight.disk.problem else logging.WARNING, "duties: %s", error)
             self._charm_news.tell_whether_it_serves(bool(sight.outlook().leader) and sight.announced)
             self._charm_news.ask_for_a_newer_map(sight.conf, sight.outlook())
+
+    async def _follow_nobody_departed(self) -> None:
+        loop, identity, conf = asyncio.get_running_loop(), self._sight.identity, self._sight.conf
+        if identity is None or conf is None or not conf.departed or loop.time() < self._deposed_at + _DEPOSE_SECONDS:
+            return
+
+        async def connect(name: str) -> Connection:
+            self._deposed_at = loop.time()
+            return await self._connector.to_member(name, deadline=loop.time() + _DEPOSE_SECONDS)
+
+        await goodbye.take_leadership_over(identity, self._sight.outlook(), conf.departed, connect)
 
     async def _keep_registry(self) -> None:
         """Write the own row once per start, then keep what the rows say in members.json."""

@@ -1,6 +1,7 @@
 """Ending in order: leadership handed over before a stop; for good, also removed by the next leader.
 
-This is how an orderly shrink loses nothing: the node is removed while it still counts for the quorum.
+This is how an orderly shrink loses nothing: the node is removed while it still counts for the quorum. And what is done
+about a leader that departed without a goodbye, and lives: nobody but a leader can remove it.
 """
 
 from __future__ import annotations
@@ -8,11 +9,11 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Collection
 
 from dbaccessor import dial, errors
-from dbaccessor.dqlite.connection import Role
-from dbaccessor.identity import Identity
+from dbaccessor.dqlite.connection import Connection, Role
+from dbaccessor.identity import Identity, controller_of
 from dbaccessor.localnode import LocalNode
 from dbaccessor.outlook import Outlook
 from dbaccessor.preamble import MembershipRequest, Outcome
@@ -86,5 +87,27 @@ async def hand_leadership_over(identity: Identity, local: LocalNode, outlook: Ou
         log.info("handing leadership to %s", heir.name)
         await connection.transfer(heir.dqlite_id)
         return heir.name
+    finally:
+        connection.close()
+
+
+async def take_leadership_over(
+    identity: Identity, outlook: Outlook, departed: Collection[str], connect: Callable[[str], Awaitable[Connection]]
+) -> str:
+    """Let a leader that departed for good give leadership to this node, if it is a voter. Return its name, "" for none.
+
+    Its own configuration may be as old as the day on which it lost its charm: it would keep out all who came since.
+    `connect` reaches a member by its name. Raises DbAccessorError, OSError.
+    """
+    leader = outlook.leader
+    if not leader or controller_of(leader) not in departed or identity.controller_id in departed:
+        return ""
+    if outlook.own_role != "voter":
+        return ""
+    connection = await connect(leader)
+    try:
+        log.warning("%s leads and has departed for good: taking leadership over", leader)
+        await connection.transfer(identity.dqlite_id)
+        return leader
     finally:
         connection.close()

@@ -113,6 +113,7 @@ class Worker:
             self._registrar,
             self._executor,
             self._dialer,
+            self._connector,
             on_announced=self._wake.set,
             on_known=self._update_addresses,
         )

@@ -135,6 +135,26 @@ def test_one_that_left_without_a_word_is_removed_within_ten_seconds_of_the_file(
     write(cluster, *stay, value=1)
 
 
+@pytest.mark.parametrize("count", [2, 3])
+def test_a_leader_that_departed_and_lives_is_deposed_and_removed(cluster, count):
+    """Its unit was removed by force while its agent was down: it hears of no configuration any more."""
+    cluster.form(count)
+    gone = cluster.leader(0)
+    stay = [n for n in range(count) if n != gone]
+    write(cluster, *range(count), value=1)
+
+    cluster.configure([*stay, 3], told=stay, departed=[str(gone)])
+    took = cluster.wait(lambda: all(set(cluster.roles(n)) == set(stay) for n in stay), "it is no member any more")
+    assert took < 10
+    cluster.configure([*stay, 3], departed=[str(gone)])
+    cluster.start(3)
+
+    cluster.wait(lambda: cluster.serving(3), "one that came since is let in")
+    cluster.wait(lambda: list((cluster.state_dir(gone) / "aside").glob("dqlite-*")), "its data is put aside")
+    assert set(cluster.roles(3)) == {*stay, 3}
+    assert (cluster.epoch(3), read(cluster, *stay, 3)) == (1, [1])
+
+
 def test_the_last_one_of_three_goes_on_alone_and_those_left_behind_stay_out(cluster):
     cluster.form(3)
     write(cluster, 0, 1, 2, value=1)

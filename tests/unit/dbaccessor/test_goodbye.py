@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import asyncio
 from types import SimpleNamespace
+from typing import Any, cast
 
-from dbaccessor import goodbye
+import pytest
+
+from dbaccessor import errors, goodbye
 from dbaccessor.dqlite.connection import Member, Role
 
 MEMBERS = (
@@ -50,3 +53,46 @@ def test_two_that_leave_together_do_not_hand_leadership_to_each_other_for_ever()
 
 def test_with_no_other_voter_alive_leadership_is_kept():
     assert heirs(frozenset({1, 5}), 3) == set()
+
+
+@pytest.mark.parametrize(
+    ("leader", "role", "departed", "taken"),
+    [
+        ("controller-1-2", "voter", ("1",), True),
+        ("controller-1-2", "voter", ("2", "3"), False),
+        ("controller-1-2", "stand-by", ("1",), False),
+        ("controller-1-2", "voter", ("0", "1"), False),
+        ("controller-0-1", "voter", ("0",), False),
+        ("", "voter", ("1",), False),
+    ],
+)
+@pytest.mark.parametrize("refused", [False, True])
+def test_a_voter_takes_leadership_over_from_a_leader_that_departed_and_from_no_other(
+    leader: str, role: str, departed: tuple[str, ...], taken: bool, refused: bool
+):
+    told: list[object] = []
+
+    class Connection:
+        async def transfer(self, dqlite_id: int) -> None:
+            told.append(dqlite_id)
+            if refused:
+                raise errors.NotLeader("it leads no longer")
+
+        def close(self) -> None:
+            told.append("closed")
+
+    async def connect(name: str) -> Connection:
+        told.append(name)
+        return Connection()
+
+    async def play() -> str:
+        me = SimpleNamespace(dqlite_id=1, name="controller-0-1", controller_id="0")
+        outlook = SimpleNamespace(leader=leader, own_role=role)
+        return await goodbye.take_leadership_over(cast(Any, me), cast(Any, outlook), departed, cast(Any, connect))
+
+    if taken and refused:
+        with pytest.raises(errors.NotLeader):
+            asyncio.run(play())
+    else:
+        assert asyncio.run(play()) == (leader if taken else "")
+    assert told == ([leader, 1, "closed"] if taken else [])
