@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
 
 from dbaccessor import errors, registry
@@ -33,12 +33,16 @@ _FRESH_SECONDS = 5.0
 
 @dataclass(frozen=True)
 class Leading:
-    """What the worker tells about the present: its node leads, this is the configuration, these nodes are alive."""
+    """What the worker tells about the present: its node leads, this is the configuration, these nodes are alive.
+
+    `ask_anew` returns when everybody has been asked again; what is so then, the next Leading tells.
+    """
 
     dqlite_id: int
     local: LocalNode
     conf: ControllerConf
     alive: frozenset[int]
+    ask_anew: Callable[[], Awaitable[None]]
 
 
 class Membership:
@@ -144,7 +148,7 @@ class Membership:
         member = next((m for m in members if m.dqlite_id == request.dqlite_id), None)
         if member is None:
             return Outcome(True, "is no member")
-        problem = removal_problem(members, member, now.alive)
+        problem = await self._removal_problem(now, members, member)
         if problem is not None:
             return Outcome(False, problem)
         await self._remove(connection, member)
@@ -154,7 +158,7 @@ class Membership:
         gone = [m for m in members if controller_of(m.name) in now.conf.departed and m.dqlite_id != now.dqlite_id]
         # The silent first: removing a living voter could make a dead one part of the majority that is left.
         for member in sorted(gone, key=lambda m: m.dqlite_id in now.alive):
-            problem = removal_problem(members, member, now.alive)
+            problem = await self._removal_problem(now, members, member)
             if problem is not None:
                 log.warning("departed member %s stays for now: %s", member.name, problem)
                 continue
@@ -162,6 +166,18 @@ class Membership:
             log.info("removed departed member %s", member.name)
             return True
         return False
+
+    async def _removal_problem(self, now: Leading, members: tuple[Member, ...], leaving: Member) -> str | None:
+        problem = removal_problem(members, leaving, now.alive)
+        if problem is not None or leaving.dqlite_id not in now.alive or leaving.role != Role.VOTER:
+            return problem
+        # It counts for the quorum now. One of the others may have died since it was asked last, and the quorum with
+        # it, once this one is gone.
+        await now.ask_anew()
+        present = self._leading()
+        if present is None:
+            return "this node does not lead now"
+        return removal_problem(members, leaving, present.alive)
 
     async def _remove(self, connection: Connection, member: Member) -> None:
         await connection.remove(member.dqlite_id)

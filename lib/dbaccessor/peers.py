@@ -54,12 +54,17 @@ class PeerWatch:
         self._asked_all: frozenset[tuple[str, str]] = frozenset()
         self._last_round = time.clock_gettime(time.CLOCK_BOOTTIME)
         self._urgent = asyncio.Event()
+        self._begun = self._ended = 0
+        self._round_ended = asyncio.Event()
 
     async def run(self) -> None:
         """Ask for ever. Ends only by cancellation."""
         try:
             while True:
+                self._begun += 1
                 await self.round()
+                self._ended = self._begun
+                self._round_ended.set()
                 self._on_round()
                 self._urgent.clear()
                 try:
@@ -74,6 +79,14 @@ class PeerWatch:
     def hurry(self) -> None:
         """Let the next round begin now."""
         self._urgent.set()
+
+    async def anew(self) -> None:
+        """Return once everybody was asked again, from now on. It takes two rounds at the most, and needs `run`."""
+        wanted = self._begun + 1  # A round that is under way may have had its answers a while ago.
+        while self._ended < wanted:
+            self.hurry()
+            self._round_ended.clear()
+            await self._round_ended.wait()
 
     async def round(self) -> None:
         """Ask everybody once, in parallel; takes `ask_seconds` at the most."""

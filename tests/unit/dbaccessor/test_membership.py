@@ -49,13 +49,17 @@ class Leader:
     def __init__(self, members: list[Member], alive: set[int] | None = None) -> None:
         self.members = members
         self.alive = {m.dqlite_id for m in members} if alive is None else {100 + n for n in alive}
+        self.died: set[int] = set()  # Since they were asked last.
         self.told: list[str] = []
         self.conf = CONF
         self.leads = True
         self.refusal: errors.DbAccessorError | None = None
 
     def leading(self) -> Leading | None:
-        return Leading(100, cast(Any, self), self.conf, frozenset(self.alive)) if self.leads else None
+        return Leading(100, cast(Any, self), self.conf, frozenset(self.alive), self.ask_anew) if self.leads else None
+
+    async def ask_anew(self) -> None:
+        self.alive -= self.died
 
     async def connect(self, _: float) -> Leader:
         return self
@@ -211,6 +215,21 @@ def test_a_goodbye_that_would_cost_the_quorum_is_refused_and_one_that_does_not_i
     assert play(leader, lambda made: made.handle(request("leave", 1))).reason == "is no member"
     assert not play(leader, lambda made: made.handle(request("leave", 0))).done, "not the leader itself"
     assert leader.told == ["remove 102", "remove 101"]
+
+
+@pytest.mark.parametrize("departed", [False, True])
+def test_one_of_the_others_that_has_just_died_keeps_a_voter_from_being_removed(departed: bool):
+    """Two voters would be left, one of them dead: nobody could write any more, nor undo it."""
+    leader = Leader([named(0), named(1), named(2)])
+    leader.died = {102}
+    if departed:
+        leader.conf = msgspec.structs.replace(CONF, departed=("1",))
+        play(leader, lambda made: made.look())
+    else:
+        outcome = play(leader, lambda made: made.handle(request("leave", 1)))
+        assert outcome.reason == "of the 2 voters that would be left 1 answer, and 2 are needed"
+
+    assert leader.told == []
 
 
 def test_the_departed_go_one_a_round_the_silent_first_and_nobody_else():
