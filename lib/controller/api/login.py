@@ -84,15 +84,17 @@ class Logins:
         loop = asyncio.get_running_loop()
         self._require_turn(tag, place, loop.time())
         if (user := _USER.fullmatch(tag)) is not None:
-            identity = await self._user(user[1], tag, secret)
+            identity = await self._user(user[1], tag, secret, place)
         elif _AGENT.fullmatch(tag) is not None:
             kept = await self._domain.agents.secret_hash(model_uuid, tag)
+            # Others may have failed while the database was asked. From here to the count nobody comes between.
+            self._require_turn(tag, place, loop.time())
             identity = Identity(tag) if passwords.secret_matches(secret, kept) else None
         else:
             identity = None
         if identity is None:
             self.attempts.failed(tag, place, loop.time())
-            log.info("a login as %s from %s was denied", tag[:80] or "nobody", place)
+            log.info("a login as %s from %s was denied", _shown(tag) or "nobody", place)
             raise Denied("invalid entity name or password", messages.UNAUTHORIZED)
         self.attempts.succeeded(tag, place)
         return identity
@@ -107,10 +109,11 @@ class Logins:
         except passwords.Unsuitable as error:
             raise RPCError(str(error), messages.NOT_VALID) from error
         async with self._hashing:
+            self._require_turn(tag, place, loop.time())
             kept = await asyncio.to_thread(passwords.hashed, asked.password)
         if not await self._domain.users.register(asked.user, passwords.hashed_secret(asked.secret), kept):
             self.attempts.failed(tag, place, loop.time())
-            log.info("a registration as %s from %s was denied", tag[:80], place)
+            log.info("a registration as %s from %s was denied", _shown(tag), place)
             raise Denied(
                 "this registration is not open: it was used, has expired, or another was made after it",
                 messages.UNAUTHORIZED,
@@ -125,10 +128,12 @@ class Logins:
         except passwords.Unsuitable as error:
             raise RPCError(str(error), messages.NOT_VALID) from error
 
-    async def _user(self, name: str, tag: str, password: str) -> Identity | None:
+    async def _user(self, name: str, tag: str, password: str, place: str) -> Identity | None:
         found = await self._domain.users.user(name)
         kept = found.password_hash if found is not None and not found.disabled else None
         async with self._hashing:
+            # Many may have asked at once, before any of them had failed: those who waited here are counted first.
+            self._require_turn(tag, place, asyncio.get_running_loop().time())
             matches = await asyncio.to_thread(passwords.matches, password, kept)
         return Identity(tag, found.display_name, found.access) if matches and found is not None else None
 
@@ -136,6 +141,11 @@ class Logins:
         wait = self.attempts.wait_seconds(tag, place, now)
         if wait:
             raise Denied(f"too many failed logins; try again in {math.ceil(wait)} s", messages.TRY_AGAIN)
+
+
+def _shown(tag: str) -> str:
+    """Return a tag for the log: whoever made it up must not write lines of their own there."""
+    return ascii(tag[:80])[1:-1]
 
 
 def refusal(error: errors.DbAccessorError) -> RPCError:

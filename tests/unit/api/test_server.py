@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import ssl
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,7 +13,8 @@ import pytest
 
 from apiserver import Served, parsed, serve, until
 from controller.api import messages, passwords
-from controller.api.connection import Over
+from controller.api.attempts import FROM_ONE_PLACE
+from controller.api.connection import Connection, Over
 from controller.api.dial import Kind, PeerError
 from controller.api.domain import Model
 from controller.api.messages import (
@@ -320,6 +322,51 @@ def test_failed_logins_are_held_back_by_name_and_place_and_others_are_not(tmp_pa
         assert served.server.report()["failed-logins-held-back"] == 1
 
     serve(tmp_path, play)
+
+
+def test_many_guesses_at_once_are_no_more_than_so_many_one_after_another(tmp_path: Path):
+    async def play(served: Served) -> None:
+        served.fakes.users.give("admin", "pw")
+        guessers = [await served.connect() for _ in range(30)]
+        asked = asyncio.Barrier(len(guessers))
+
+        async def secret_hash(*_: str) -> str:
+            await asked.wait()  # All of them ask before any of them has failed.
+            return passwords.hashed_secret(SECRET)
+
+        served.fakes.agents.secret_hash = secret_hash  # type: ignore[method-assign]
+
+        async def guess(connection: Connection, tag: str) -> str:
+            with pytest.raises(RPCError) as raised:
+                await connection.login(login(tag, "wrong"))
+            return raised.value.code
+
+        for tag in ("user-admin", "machine-0"):
+            began = asyncio.get_running_loop().time()
+            codes = Counter(await asyncio.gather(*(guess(c, tag) for c in guessers)))
+            assert set(codes) == {messages.UNAUTHORIZED, messages.TRY_AGAIN}
+            # One more may be hashed beside the last, and a guess comes back each few seconds.
+            back = (asyncio.get_running_loop().time() - began) / FROM_ONE_PLACE.seconds
+            assert FROM_ONE_PLACE.burst <= codes[messages.UNAUTHORIZED] <= FROM_ONE_PLACE.burst + 1 + back, codes
+        for connection in guessers:
+            await connection.close()
+
+    serve(tmp_path, play)
+
+
+def test_a_made_up_name_writes_no_line_of_its_own_into_the_log(tmp_path: Path, caplog: pytest.LogCaptureFixture):
+    async def play(served: Served) -> None:
+        caplog.set_level("INFO")
+        made_up = RegisterParams(user="x\nall is well\x1b[2K", secret="s", password="p")
+        async with await served.connect() as connection:
+            await refused(connection.login(login("user-a\nall is well")), messages.UNAUTHORIZED)
+            await refused(connection.call("Registration", 1, "Complete", made_up), messages.UNAUTHORIZED)
+
+    serve(tmp_path, play)
+
+    denied = [record.getMessage() for record in caplog.records if "was denied" in record.getMessage()]
+    assert len(denied) == 2
+    assert all(line.isprintable() and "\\nall is well" in line for line in denied)
 
 
 def test_health_is_open_and_what_is_inside_is_for_superusers(tmp_path: Path):
