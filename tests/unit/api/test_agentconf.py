@@ -90,6 +90,16 @@ def test_the_same_set_in_another_order_changes_no_byte():
     assert agentconf.with_servers(conf, [(B,), (A2, A)]) is conf
 
 
+def test_an_address_that_two_controllers_have_stands_once_and_the_groups_stay():
+    told = [(A, C), (B, C), (C,)]
+
+    changed = agentconf.with_servers(agentconf.parse(JUJU), told)
+
+    assert document(changed.text)["apiaddresses"] == [str(A), str(C), str(B)]
+    assert changed.controllers == ((A, C), (B,))
+    assert agentconf.with_servers(changed, told) is changed
+
+
 def test_new_addresses_touch_their_two_keys_and_nothing_else():
     conf = agentconf.parse(JUJU)
 

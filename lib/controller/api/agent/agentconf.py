@@ -125,9 +125,14 @@ def new(
 def with_servers(conf: AgentConf, controllers: Iterable[Sequence[HostPort]]) -> AgentConf:
     """Return the file with these addresses, one sequence a controller; `conf` itself where they are the same ones.
 
+    One that two controllers have (a bridge of the same address on both) stands once, with the first of them.
     Raises WouldStrand when there is none.
     """
-    groups = tuple(tuple(group) for group in controllers if group)
+    owners: dict[HostPort, int] = {}
+    for number, group in enumerate(controllers):
+        for address in group:
+            owners.setdefault(address, number)
+    groups = tuple(tuple(a for a in owners if owners[a] == number) for number in sorted(set(owners.values())))
     if not groups:
         raise WouldStrand(f"the new list of {conf.tag} has no address; the last one stays")
     if frozenset(map(frozenset, groups)) == frozenset(map(frozenset, conf.controllers)):
