@@ -291,6 +291,38 @@ def test_a_store_that_cannot_be_written_is_no_reason_not_to_be_in(tmp_path: Path
     play(tmp_path, story)
 
 
+def test_a_controller_that_cannot_register_anybody_now_is_passed_over(tmp_path: Path):
+    async def story(cluster: Cluster) -> None:
+        secret = passwords.new_secret()
+
+        async def register(user: str, *_: str) -> bool:
+            raise errors.NotReady("there is no leader")
+
+        for served in cluster.all[:2]:  # They are on the wrong side of a cut.
+            served.fakes.users.register = register  # type: ignore[method-assign]
+        users = cluster.all[2].fakes.users
+        await users.open_registration("admin", passwords.hashed_secret(secret), 60)
+        cluster.all[0].fakes.users.give("admin", "new")
+        told = Registration(
+            user="admin",
+            secret=secret,
+            controller_name="prod",
+            controller_uuid=UUID,
+            ca_cert=cluster.ca_cert,
+            addresses=tuple(cluster.addresses),
+        )
+        async with await Client.register(cluster.store, registration.render(told), "new", pace=PACE) as client:
+            await client.call("Pinger", 1, "Ping")
+        assert users.known["admin"].password_hash is not None
+
+        cluster.all[2].fakes.users.register = register  # type: ignore[method-assign]
+        with pytest.raises(NotNow) as raised:
+            await Client.register(cluster.store, registration.render(told), "new", pace=PACE)
+        assert all(f"{a}: the controllers cannot answer now" in str(raised.value) for a in cluster.addresses)
+
+    play(tmp_path, story)
+
+
 def test_registering_sets_the_password_remembers_the_cluster_and_uses_the_secret_up_once(tmp_path: Path):
     async def story(cluster: Cluster) -> None:
         secret = passwords.new_secret()

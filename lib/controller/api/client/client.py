@@ -215,21 +215,28 @@ class Client:
 
 
 async def _set_password(told: Registration, password: str, pace: Pace) -> None:
-    addresses = _addresses(told.addresses)
-    try:
-        made = await _dial(addresses, told.ca_cert, pace, "")
-    except DialError as error:
-        raise _no_way_in(told.controller_name, (), error) from error
+    """Set it at the first controller that can. One without a quorum is passed over, as at a login."""
+    left = _addresses(told.addresses)
+    passed: list[str] = []
     asked = RegisterParams(user=told.user, secret=told.secret, password=password)
-    async with made:
+    while True:
         try:
-            await made.call("Registration", 1, "Complete", asked)
-        except RPCError as error:
-            kind = Unavailable if error.code == messages.TRY_AGAIN else Denied
-            raise kind(f"{told.user} is not registered: {error}") from error
-        except (Over, TooLate, BadMessage) as error:
-            # Whether the password was set shows when one logs in with it, which comes next.
-            log.info("the answer to the registration was lost: %s", error)
+            made = await _dial(left, told.ca_cert, pace, "")
+        except DialError as error:
+            raise _no_way_in(told.controller_name, passed, error, not_now=bool(passed)) from error
+        async with made:
+            try:
+                await made.call("Registration", 1, "Complete", asked)
+                return
+            except RPCError as error:
+                if error.code != messages.TRY_AGAIN:
+                    raise Denied(f"{told.user} is not registered: {error}") from error
+                passed.append(f"{made.address}: {error}")
+            except (Over, TooLate, BadMessage) as error:
+                # Whether the password was set shows when one logs in with it, which comes next.
+                log.info("the answer to the registration was lost: %s", error)
+                return
+        left = [address for address in left if address != made.address]
 
 
 async def _dial(addresses: Sequence[HostPort], ca_cert: str, pace: Pace, model_uuid: str) -> Connection:
