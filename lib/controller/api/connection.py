@@ -74,6 +74,8 @@ async def connect(
     It sets no deadline, which is the race's. Raises OSError, EOFError, and PeerError for one who is no controller of
     the cluster. `ping_seconds`: how often the other side is asked whether it is there, and how long it may take to say.
     """
+    if not _is_host(address.host):  # Python's resolver raises for it what is no OSError.
+        raise PeerError(Kind.NETWORK, "it is no name of a host")
     path = f"/model/{model_uuid}/api" if model_uuid else "/api"
     try:
         websocket = await _Dialled(
@@ -227,6 +229,14 @@ def _watch_over(websocket: ClientConnection) -> None:
     stream.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, _PROBES)
     # The same where something was sent that nobody has acknowledged: then no probes are sent.
     stream.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, 1000 * _PROBE_SECONDS * (_PROBES + 1))
+
+
+def _is_host(text: str) -> bool:
+    try:
+        text.encode("idna")
+    except UnicodeError:
+        return False
+    return text.isprintable()
 
 
 def _controller(websocket: ClientConnection) -> str | None:

@@ -10,8 +10,11 @@ import pytest
 import websockets
 from websockets.frames import Close
 
+from controller.api import connection
 from controller.api.connection import Connection, Over
+from controller.api.dial import Kind, PeerError
 from controller.api.scopes import HostPort
+from testauthority import TestAuthority
 
 
 class Ending:
@@ -56,3 +59,15 @@ def test_an_end_while_a_question_is_being_sent_is_told_once_and_leaves_nothing_t
     gc.collect()
 
     assert complaints == []
+
+
+@pytest.mark.parametrize("host", ["a" * 64 + ".example", "a..b", "ä" * 64, "x\0y"])
+def test_what_is_no_name_of_a_host_is_an_address_that_fails_like_any_other(host: str):
+    context = connection.client_context(TestAuthority().current.certificate)
+
+    async def play() -> None:
+        await connection.connect(HostPort(host, 17070), context)
+
+    with pytest.raises(PeerError, match="no name of a host") as raised:
+        asyncio.run(play())
+    assert raised.value.kind is Kind.NETWORK
