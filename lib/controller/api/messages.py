@@ -8,13 +8,15 @@ clients understand.
 
 from __future__ import annotations
 
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import msgspec
 
 # Of one message, before and after the login. A client's first words are short; what it may send later is not much more.
 MOST_BYTES_BEFORE_LOGIN = 64 * 1024
 MOST_BYTES = 1024 * 1024
+# What one request may ask about.
+MOST_ENTITIES = 200
 
 # Clients of Juju compare the major version and refuse another than their own; this is the protocol that is spoken.
 SERVER_VERSION = "3.6.0"
@@ -160,10 +162,14 @@ class Entity(msgspec.Struct, frozen=True):
     tag: str
 
 
+# What is answered of one entity is much longer than its tag: without an end a request of 1 MiB gets 100 MiB back.
+SomeEntities = Annotated[tuple[Entity, ...], msgspec.Meta(max_length=MOST_ENTITIES)]
+
+
 class Entities(msgspec.Struct, frozen=True):
     """Whom a request is about. Absent or null: nobody is named."""
 
-    entities: tuple[Entity, ...] | None = None
+    entities: SomeEntities | None = None
 
 
 class ErrorResult(msgspec.Struct, frozen=True, omit_defaults=True):

@@ -210,6 +210,27 @@ def test_models_clouds_users_and_configuration_are_told(tmp_path: Path):
     serve(tmp_path, play)
 
 
+def test_a_request_about_very_many_is_refused(tmp_path: Path):
+    async def play(served: Served) -> None:
+        served.fakes.users.give("admin", "pw")
+        for facade, version, method in (
+            ("Controller", 11, "ControllerAPIInfoForModels"),
+            ("Controller", 11, "GetControllerAccess"),
+            ("ModelManager", 9, "ModelInfo"),
+            ("Cloud", 7, "Cloud"),
+            ("UserManager", 3, "UserInfo"),
+        ):
+            about = {"entities": [{"tag": "user-admin"}] * messages.MOST_ENTITIES}
+            async with await served.enter() as connection:
+                answer = await connection.call(facade, version, method, about, dict[str, list[object]])
+                assert len(answer["results"]) == messages.MOST_ENTITIES
+                about["entities"].append({"tag": "user-admin"})
+                said = await refused(connection.call(facade, version, method, about), messages.BAD_REQUEST)
+                assert "entities" in said
+
+    serve(tmp_path, play)
+
+
 def test_a_user_and_an_agent_change_their_own_password_and_nobody_elses(tmp_path: Path):
     fresh = passwords.new_secret()
 

@@ -10,7 +10,15 @@ import msgspec
 from controller.api import messages
 from controller.api.domain import Domain, User
 from controller.api.facade import Caller, Facade, Method
-from controller.api.messages import Entity, EntityPassword, EntityPasswords, ErrorResult, ErrorResults, Fault, RPCError
+from controller.api.messages import (
+    EntityPassword,
+    EntityPasswords,
+    ErrorResult,
+    ErrorResults,
+    Fault,
+    RPCError,
+    SomeEntities,
+)
 
 HashPassword = Callable[[str], Awaitable[str]]
 
@@ -18,7 +26,7 @@ HashPassword = Callable[[str], Awaitable[str]]
 class UserInfoRequest(msgspec.Struct, frozen=True, rename="kebab"):
     """Of UserInfo. Nobody named: everybody."""
 
-    entities: tuple[Entity, ...] | None = None
+    entities: SomeEntities | None = None
     include_disabled: bool = False
 
 
