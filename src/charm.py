@@ -254,6 +254,7 @@ class ControllerCharm(ops.CharmBase):
             now.controller_id,
             network_latency_ms=self._latency(now),
             extra=now.on_disk.extra if now.on_disk else {},
+            application=self.app.name,
         )
         try:
             changed = controllerconf.write(view, paths.STATE_DIR)

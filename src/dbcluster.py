@@ -163,7 +163,9 @@ class AppBag:
             else json.dumps(msgspec.to_builtins(self.management_space), sort_keys=True),
         }
 
-    def conf(self, controller_id: str, *, network_latency_ms: int, extra: Mapping[str, object]) -> conf.ControllerConf:
+    def conf(
+        self, controller_id: str, *, network_latency_ms: int, extra: Mapping[str, object], application: str = ""
+    ) -> conf.ControllerConf:
         """Return the controller configuration that one controller is to render from this bag."""
         newest = DbState.parse(self.db_state)
         return conf.ControllerConf(
@@ -179,6 +181,7 @@ class AppBag:
             db_last_index=newest.last_index if newest else 0,
             network_latency_ms=network_latency_ms,
             management_space=self.management_space,
+            application=application,
             extra=dict(extra),
         )
 

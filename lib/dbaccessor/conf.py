@@ -47,9 +47,11 @@ class ControllerConf(msgspec.Struct, frozen=True, rename="kebab", kw_only=True):
 
     `db_bind_addresses` maps controller ids to numeric IP addresses without a port. `generation` rises with every
     change of what it covers: all keys but `db_voters` and `db_last_index` (advice, see docs/decisions) and the
-    keys that belong to this controller alone (`controller_id`, the ports, the latency, `tls`).
+    keys that belong to this controller alone (`controller_id`, the ports, the latency, `tls`, `application`).
 
     `management_space` is there where the charm's option sets one: then the space is the charm's, and nobody else's.
+
+    `application` is what Juju calls the charm here, "" where no charm says: for the remedies in our messages.
 
     `tls` is "required", or "off" where every address is of this machine alone: nothing between machines is in clear.
     """
@@ -70,6 +72,7 @@ class ControllerConf(msgspec.Struct, frozen=True, rename="kebab", kw_only=True):
     network_latency_ms: int = 10
     tls: Literal["required", "off"] = "required"
     management_space: ManagementSpace | None = None
+    application: str = ""
     extra: dict[str, Any] = {}
 
     @property

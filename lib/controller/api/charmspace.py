@@ -19,16 +19,28 @@ from dbaccessor.database import Transaction
 
 # Beside the settings in their table, and none of them: hactl and the API neither show nor set it.
 _KEY: Final = "charm-space"
-_HOW: Final = f"run `juju config controller {MANAGEMENT_SPACE}=…` (controller: the application's name)"
-_HOW_SUBNETS: Final = f"{_HOW}; its subnets follow `juju bind controller management=<space>`"
 
 
 class Mark(msgspec.Struct, frozen=True, rename="kebab"):
-    """What the charm last said: the space, "" for none, and in which configuration of which cluster."""
+    """What the charm last said: the space, "" for none, and in which configuration of which cluster.
+
+    `application` is what Juju calls the charm, "" where it did not say.
+    """
 
     space: str = ""
     generation: int = 0
     cluster_uuid: str = ""
+    application: str = ""
+
+    @property
+    def how(self) -> str:
+        """How the one who may sets the space."""
+        return f"run `juju config {self.application or '<application>'} {MANAGEMENT_SPACE}=…`"
+
+    @property
+    def how_subnets(self) -> str:
+        """How the subnets of the space are set."""
+        return f"{self.how}; its subnets follow `juju bind {self.application or '<application>'} management=<space>`"
 
 
 async def mark(tx: Asks) -> Mark:
@@ -48,9 +60,10 @@ async def put_mark(tx: Transaction, new: Mark) -> None:
 
 async def refuse_setting(tx: Asks) -> None:
     """Raise Refused where the charm sets the management space."""
-    if space := (await mark(tx)).space:
+    found = await mark(tx)
+    if found.space:
         raise errors.Refused(
-            f"{MANAGEMENT_SPACE} is {space}, and the charm's option {MANAGEMENT_SPACE} owns it: {_HOW}"
+            f"{MANAGEMENT_SPACE} is {found.space}, and the charm's option {MANAGEMENT_SPACE} owns it: {found.how}"
         )
 
 
@@ -59,13 +72,14 @@ async def refuse_space(tx: Asks, name: str, subnets: Iterable[str] = ()) -> None
 
     Raises BadSpace for what is no subnet.
     """
-    own = (await mark(tx)).space
+    found = await mark(tx)
+    own = found.space
     if not own:
         return
     if name == own:
-        raise errors.Refused(f"the charm's option {MANAGEMENT_SPACE} owns space {name}: {_HOW_SUBNETS}")
+        raise errors.Refused(f"the charm's option {MANAGEMENT_SPACE} owns space {name}: {found.how_subnets}")
     inside = (await nodes.spaces(tx)).within(own, nodes.networks(subnets))
     if inside:
         raise errors.Refused(
-            f"{inside[0]} is of space {own}, which the charm's option {MANAGEMENT_SPACE} owns: {_HOW_SUBNETS}"
+            f"{inside[0]} is of space {own}, which the charm's option {MANAGEMENT_SPACE} owns: {found.how_subnets}"
         )

@@ -129,7 +129,7 @@ async def bring_in_line(tx: Transaction, conf: ControllerConf) -> bool:
 
 def _mark(conf: ControllerConf) -> Mark:
     space = "" if conf.management_space is None else conf.management_space.name
-    return Mark(space, conf.generation, conf.cluster_uuid)
+    return Mark(space, conf.generation, conf.cluster_uuid, conf.application)
 
 
 def _words(space: ManagementSpace | None) -> str:

@@ -91,7 +91,7 @@ def test_the_space_of_the_configuration_is_the_cluster_s_whoever_is_responsible(
         ("remove-space", "blue"),
     ):
         done = hactl.run(cluster.state_dir(2), *words)
-        assert (done.returncode, "`juju config controller juju-mgmt-space=…`" in done.stderr) == (1, True), done
+        assert (done.returncode, "`juju config <application> juju-mgmt-space=…`" in done.stderr) == (1, True), done
 
     # Whoever is responsible next goes on with what its own configuration says, and never with an older one.
     held = {lease["name"]: lease["holder"] for lease in hactl.ask(cluster.state_dir(0), "leases")["leases"]}

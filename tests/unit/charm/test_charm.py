@@ -56,7 +56,7 @@ def test_a_founder_named_by_a_hook_that_failed_is_never_acted_on(machine: Machin
 def test_a_follower_renders_what_is_published_and_says_so(machine: Machine):
     out = machine.run(machine.context.on.config_changed(), state(relation(FOUNDED, OWN), "10.0.0.4/24", leader=False))
 
-    assert on_disk(machine) == FOUNDED.conf("0", network_latency_ms=10, extra={})
+    assert on_disk(machine) == FOUNDED.conf("0", network_latency_ms=10, extra={}, application="control")
     assert (own_bag(out).rendered, own_bag(out).digest) == (4, FOUNDED.digest())
     assert app_bag(out) == FOUNDED
 

@@ -57,6 +57,7 @@ def test_every_text_is_quoted_so_that_an_id_stays_text():
         db_voters=st.lists(_id, max_size=3).map(tuple),
         db_last_index=st.integers(0, 1 << 60),
         network_latency_ms=st.integers(5, 1000),
+        application=_text,
         management_space=st.none()
         | st.builds(
             conf.ManagementSpace,

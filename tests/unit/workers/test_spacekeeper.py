@@ -31,13 +31,18 @@ class Rows:
     def __init__(self) -> None:
         self.database = SqliteDatabase(*PATCHES)
         self.conf: ControllerConf | None = None
+        self.application = "ctl"
         self.keeper = SpaceKeeper(self.database, lambda: self.conf)
         self.config = ControllerConfig(self.database)
         self.spaces = SpaceService(self.database)
 
     def configure(self, generation: int, space: ManagementSpace | None, cluster: str = "u-1") -> bool:
         self.conf = ControllerConf(
-            controller_id="0", generation=generation, cluster_uuid=cluster, management_space=space
+            controller_id="0",
+            generation=generation,
+            cluster_uuid=cluster,
+            management_space=space,
+            application=self.application,
         )
         return self.look()
 
@@ -142,12 +147,12 @@ def test_another_cluster_s_generations_count_for_nothing():
 def test_whoever_else_would_set_the_space_is_refused_and_told_who_can():
     them = Rows()
     them.configure(3, MGMT)
-    how = "juju config controller juju-mgmt-space="
+    how = "`juju config ctl juju-mgmt-space=…`"
     refused = [
         (them.config.set({"juju-mgmt-space": "blue"}), how),
         (them.config.set({"juju-mgmt-space": ""}), how),
         (them.config.set({"juju-mgmt-space": "blue", "local-provider": "http://h:1"}), how),
-        (them.spaces.set("mgmt", ("10.9.0.0/24",)), "juju bind controller management="),
+        (them.spaces.set("mgmt", ("10.9.0.0/24",)), "juju bind ctl management="),
         (them.spaces.remove("mgmt"), how),
         (them.spaces.set("blue", ("10.9.0.0/24", "10.1.0.0/24")), "10.1.0.0/24 is of space mgmt"),
         (them.spaces.set("blue", ("fd00:1::/96",)), "fd00:1::/96 is of space mgmt"),
@@ -160,6 +165,21 @@ def test_whoever_else_would_set_the_space_is_refused_and_told_who_can():
 
     assert them.shown() == ("mgmt", {"mgmt": list(MGMT.subnets)})
     assert jumpingloop.run(them.config.all())["local-provider"] == "", "all of a request, or nothing of it"
+
+
+def test_a_configuration_that_does_not_name_the_application_leaves_a_place_for_it():
+    them = Rows()
+    them.application = ""
+    them.configure(3, MGMT)
+
+    with pytest.raises(errors.Refused, match="juju config <application> juju-mgmt-space="):
+        jumpingloop.run(them.config.set({"juju-mgmt-space": ""}))
+
+    them.application = "ctl"  # The unit was refreshed to a charm that says it.
+    assert them.configure(3, MGMT)
+    assert not them.look()
+    with pytest.raises(errors.Refused, match="juju config ctl juju-mgmt-space="):
+        jumpingloop.run(them.config.set({"juju-mgmt-space": ""}))
 
 
 def test_what_is_not_the_charm_s_may_still_be_set_and_all_of_it_once_the_option_is_unset():
