@@ -22,7 +22,7 @@ import msgspec
 from controller import changes
 from controller.api import scopes
 from controller.api.selection import Controller, Network, Servers, Spaces
-from dbaccessor.conf import DEFAULT_SPACE
+from dbaccessor.conf import DEFAULT_SPACE, space_problem
 from dbaccessor.database import Transaction
 from dbaccessor.dqlite.connection import Rows
 from dbaccessor.dqlite.wire import Parameters
@@ -162,7 +162,9 @@ async def set_space(tx: Transaction, name: str, subnets: Iterable[str]) -> bool:
     Raises BadSpace, having changed nothing.
     """
     wanted = {str(network) for network in networks(subnets)}
-    if name == DEFAULT_SPACE or not name:
+    if problem := space_problem(name):
+        raise BadSpace(problem)
+    if name == DEFAULT_SPACE:
         raise BadSpace(f"space {name!r} cannot be made: {DEFAULT_SPACE} is whatever lies in no other space")
     before = await spaces(tx)
     if name in before.names and {str(n) for n in before.subnets(name)} == wanted:

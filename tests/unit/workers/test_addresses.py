@@ -190,7 +190,8 @@ def test_spaces_take_subnets_from_one_another_and_bad_ones_are_named():
         ("blue", ["10.1.0.1/16"], "10.1.0.1/16"),
         ("blue", ["here"], "'here' is no subnet"),
         ("alpha", ["10.1.0.0/16"], "'alpha' cannot be made"),
-        ("", [], "''"),
+        ("", [], "'' is no name of a space"),
+        ("My Net", ["10.1.0.0/16"], "'My Net' is no name of a space"),  # It could never be the management space.
     ]:
         with pytest.raises(BadSpace, match=named):
             them.do(lambda tx, n=name, s=subnets: nodes.set_space(tx, n, s))
