@@ -38,6 +38,7 @@ class Logins:
         self._facades = facades
         self.attempts = attempts or Attempts()
         self._hashing = asyncio.Semaphore(_HASHES_AT_ONCE)
+        self._comparing: dict[tuple[str, str | None], asyncio.Future[bool]] = {}
 
     async def login(self, asked: LoginParams, place: str, model_uuid: str) -> tuple[Identity, LoginResult]:
         """Return who this is and what to answer. Raises RPCError: Denied, or what else keeps it from being let in."""
@@ -131,11 +132,31 @@ class Logins:
     async def _user(self, name: str, tag: str, password: str, place: str) -> Identity | None:
         found = await self._domain.users.user(name)
         kept = found.password_hash if found is not None and not found.disabled else None
-        async with self._hashing:
-            # Many may have asked at once, before any of them had failed: those who waited here are counted first.
-            self._require_turn(tag, place, asyncio.get_running_loop().time())
-            matches = await asyncio.to_thread(passwords.matches, password, kept)
+        matches = await self._matches(password, kept, tag, place)
         return Identity(tag, found.display_name, found.access) if matches and found is not None else None
+
+    async def _matches(self, password: str, kept: str | None, tag: str, place: str) -> bool:
+        """Compare, once for all who ask the same at the same time: fifty commands of one person cost one hash.
+
+        Nothing is remembered once it is answered. Raises Denied.
+        """
+        loop = asyncio.get_running_loop()
+        while (asked := self._comparing.get((password, kept))) is not None:
+            await asyncio.wait([asked])
+            if not asked.cancelled():
+                self._require_turn(tag, place, loop.time())
+                return asked.result()
+        answer: asyncio.Future[bool] = loop.create_future()
+        self._comparing[password, kept] = answer
+        try:
+            async with self._hashing:
+                # Many may have asked at once, before any of them had failed: those who waited here are counted first.
+                self._require_turn(tag, place, loop.time())
+                answer.set_result(await asyncio.to_thread(passwords.matches, password, kept))
+            return answer.result()
+        finally:
+            answer.cancel()  # Where there is none, somebody else has to find out.
+            del self._comparing[password, kept]
 
     def _require_turn(self, tag: str, place: str, now: float) -> None:
         wait = self.attempts.wait_seconds(tag, place, now)

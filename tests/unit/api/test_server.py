@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import ssl
+import threading
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -16,7 +17,7 @@ from controller.api import messages, passwords
 from controller.api.attempts import FROM_ONE_PLACE
 from controller.api.connection import Connection, Over
 from controller.api.dial import Kind, PeerError
-from controller.api.domain import Model
+from controller.api.domain import Model, User
 from controller.api.messages import (
     EntityPassword,
     EntityPasswords,
@@ -357,20 +358,66 @@ def test_many_guesses_at_once_are_no_more_than_so_many_one_after_another(tmp_pat
 
         served.fakes.agents.secret_hash = secret_hash  # type: ignore[method-assign]
 
-        async def guess(connection: Connection, tag: str) -> str:
+        async def guess(connection: Connection, tag: str, secret: str) -> str:
             with pytest.raises(RPCError) as raised:
-                await connection.login(login(tag, "wrong"))
+                await connection.login(login(tag, secret))
             return raised.value.code
 
-        for tag in ("user-admin", "machine-0"):
+        # Guesses that are all alike share one hash, and count like any others.
+        served.fakes.users.give("bob", "pw")
+        for tag, alike in (("user-admin", False), ("user-bob", True), ("machine-0", False)):
             began = asyncio.get_running_loop().time()
-            codes = Counter(await asyncio.gather(*(guess(c, tag) for c in guessers)))
+            guesses = [guess(c, tag, "wrong" if alike else f"wrong {n}") for n, c in enumerate(guessers)]
+            codes = Counter(await asyncio.gather(*guesses))
             assert set(codes) == {messages.UNAUTHORIZED, messages.TRY_AGAIN}
             # One more may be hashed beside the last, and a guess comes back each few seconds.
             back = (asyncio.get_running_loop().time() - began) / FROM_ONE_PLACE.seconds
             assert FROM_ONE_PLACE.burst <= codes[messages.UNAUTHORIZED] <= FROM_ONE_PLACE.burst + 1 + back, codes
         for connection in guessers:
             await connection.close()
+
+    serve(tmp_path, play)
+
+
+def test_many_logins_with_one_password_at_once_cost_one_hash(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    hashes: list[str] = []
+    go = threading.Event()
+    matches = passwords.matches
+
+    def counted(password: str, kept: str | None) -> bool:
+        hashes.append(password)
+        assert go.wait(30)
+        return matches(password, kept)
+
+    monkeypatch.setattr(passwords, "matches", counted)
+
+    async def play(served: Served) -> None:
+        served.fakes.users.give("admin", "pw")
+        logins = served.server.logins
+        asked = 0
+        user = served.fakes.users.user
+
+        async def counting(name: str) -> User | None:
+            nonlocal asked
+            asked += 1
+            return await user(name)
+
+        served.fakes.users.user = counting  # type: ignore[method-assign]
+        opened = [await served.connect() for _ in range(20)]
+        first = asyncio.create_task(logins.login(login("user-admin"), "10.0.0.1", ""))
+        await until(lambda: hashes, "the first is being looked at")
+        others = [asyncio.create_task(c.login(login("user-admin"))) for c in opened]
+        await until(lambda: asked == 21, "all others wait for it")
+        # Whoever asked first goes away: another one asks then, for all.
+        first.cancel()
+        await until(lambda: len(hashes) == 2, "another one asks")
+        go.set()
+        await asyncio.gather(*others)
+        assert hashes == ["pw", "pw"]
+        assert not logins._comparing, "nothing is remembered"
+        for connection in opened:
+            await connection.close()
+        await asyncio.gather(first, return_exceptions=True)
 
     serve(tmp_path, play)
 

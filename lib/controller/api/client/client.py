@@ -29,6 +29,10 @@ log = logging.getLogger(__name__)
 
 _T = TypeVar("_T")
 
+# A controller ends a login by itself after twenty seconds: who gave up earlier would take many at once for a failure,
+# and ask the next one the same.
+_LOGIN_SECONDS = 25.0
+
 
 class ClientError(Exception):
     """The client is not in. The message says what to do; what the store holds is as it was."""
@@ -175,7 +179,7 @@ class Client:
             except (DialError, ClientError) as error:
                 raise _no_way_in(known.name, passed, error, not_now=not_now) from error
             try:
-                result = await made.login(asked, deadline_seconds=self._pace.total)
+                result = await made.login(asked, deadline_seconds=_LOGIN_SECONDS)
                 reason = _not_this_cluster(entry, result)
                 if not reason:
                     return made, result
