@@ -291,6 +291,29 @@ def test_a_store_that_cannot_be_written_is_no_reason_not_to_be_in(tmp_path: Path
     play(tmp_path, story)
 
 
+def test_where_nothing_can_be_remembered_no_registration_is_used_up(tmp_path: Path):
+    async def story(cluster: Cluster) -> None:
+        secret = passwords.new_secret()
+        users = cluster.all[0].fakes.users
+        await users.open_registration("admin", passwords.hashed_secret(secret), 60)
+        told = Registration(
+            user="admin",
+            secret=secret,
+            controller_name="prod",
+            controller_uuid=UUID,
+            ca_cert=cluster.ca_cert,
+            addresses=(cluster.addresses[0],),
+        )
+        text = registration.render(told)
+        (tmp_path / "hers" / LOCK).mkdir(parents=True)  # It can be read, and not written.
+        with pytest.raises(StoreError, match="cannot be changed"):
+            await Client.register(Store(tmp_path / "hers"), text, "new", pace=PACE)
+        async with await Client.register(cluster.store, text, "new", pace=PACE):
+            pass
+
+    play(tmp_path, story)
+
+
 def test_a_controller_that_cannot_register_anybody_now_is_passed_over(tmp_path: Path):
     async def story(cluster: Cluster) -> None:
         secret = passwords.new_secret()

@@ -106,6 +106,7 @@ class Client:
         chosen = name or told.controller_name
         entry = Entry(told.controller_uuid, told.addresses, told.ca_cert)
         store.require_free(chosen, entry.uuid)
+        store.require_writable()
         await _set_password(told, password, pace)
         store.add(chosen, entry, Account(told.user, password))
         return await cls.connect(store, chosen, pace=pace)

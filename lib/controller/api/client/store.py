@@ -114,6 +114,13 @@ class Store:
             if there != name and entry.uuid == uuid:
                 raise StoreError(f"this cluster is known here as {there}: use that name")
 
+    def require_writable(self) -> None:
+        """Raise StoreError where nothing can be written, before something is used up that cannot be kept."""
+        with self._locked():
+            fd, temporary = tempfile.mkstemp(prefix=f".{CONTROLLERS}.", dir=self.directory)
+            os.close(fd)
+            Path(temporary).unlink()
+
     def remember_login(
         self, name: str, uuid: str, servers: Servers, connected: str, epoch: Epoch | None = None, **told: str
     ) -> bool:
