@@ -6,9 +6,12 @@ Whoever fails learns nothing but that, and may not fail often. An unknown user c
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import math
 import re
+from collections import Counter
+from collections.abc import AsyncIterator
 
 from controller.api import messages, passwords
 from controller.api.attempts import Attempts
@@ -19,8 +22,10 @@ from dbaccessor import errors
 
 log = logging.getLogger(__name__)
 
-# Each takes 16 MiB and a core for a fifth of a second; who waits for a turn is bounded by the strangers let in.
+# Each takes 16 MiB and a core for a fifth of a second. Whoever makes names up is not slowed down by name, so from one
+# place only so many may wait for a turn: others wait for two seconds at most because of one.
 _HASHES_AT_ONCE = 2
+_WAITING_FROM_ONE_PLACE = 16
 
 _AGENT = re.compile(r"(machine|unit|controller)-[A-Za-z0-9][A-Za-z0-9-]{0,250}")
 _USER = re.compile(r"user-([A-Za-z0-9][A-Za-z0-9.+-]{0,250})")
@@ -38,6 +43,7 @@ class Logins:
         self._facades = facades
         self.attempts = attempts or Attempts()
         self._hashing = asyncio.Semaphore(_HASHES_AT_ONCE)
+        self._waiting: Counter[str] = Counter()
         self._comparing: dict[tuple[str, str | None], asyncio.Future[bool]] = {}
 
     async def login(self, asked: LoginParams, place: str, model_uuid: str) -> tuple[Identity, LoginResult]:
@@ -109,8 +115,7 @@ class Logins:
             passwords.check(asked.password)
         except passwords.Unsuitable as error:
             raise RPCError(str(error), messages.NOT_VALID) from error
-        async with self._hashing:
-            self._require_turn(tag, place, loop.time())
+        async with self._turn_to_hash(tag, place):
             kept = await asyncio.to_thread(passwords.hashed, asked.password)
         if not await self._domain.users.register(asked.user, passwords.hashed_secret(asked.secret), kept):
             self.attempts.failed(tag, place, loop.time())
@@ -149,14 +154,28 @@ class Logins:
         answer: asyncio.Future[bool] = loop.create_future()
         self._comparing[password, kept] = answer
         try:
-            async with self._hashing:
-                # Many may have asked at once, before any of them had failed: those who waited here are counted first.
-                self._require_turn(tag, place, loop.time())
+            async with self._turn_to_hash(tag, place):
                 answer.set_result(await asyncio.to_thread(passwords.matches, password, kept))
             return answer.result()
         finally:
             answer.cancel()  # Where there is none, somebody else has to find out.
             del self._comparing[password, kept]
+
+    @contextlib.asynccontextmanager
+    async def _turn_to_hash(self, tag: str, place: str) -> AsyncIterator[None]:
+        """Wait until one may hash. Raises Denied."""
+        if self._waiting[place] >= _WAITING_FROM_ONE_PLACE:
+            raise Denied("too many logins at once from this address; try again", messages.TRY_AGAIN)
+        self._waiting[place] += 1
+        try:
+            async with self._hashing:
+                # Many may have asked at once, before any of them had failed: those who waited here are counted first.
+                self._require_turn(tag, place, asyncio.get_running_loop().time())
+                yield
+        finally:
+            self._waiting[place] -= 1
+            if not self._waiting[place]:
+                del self._waiting[place]
 
     def _require_turn(self, tag: str, place: str, now: float) -> None:
         wait = self.attempts.wait_seconds(tag, place, now)

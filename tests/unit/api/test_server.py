@@ -422,6 +422,35 @@ def test_many_logins_with_one_password_at_once_cost_one_hash(tmp_path: Path, mon
     serve(tmp_path, play)
 
 
+def test_one_who_makes_names_up_does_not_keep_others_waiting(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    go = threading.Event()
+    matches = passwords.matches
+
+    def waiting(password: str, kept: str | None) -> bool:
+        assert go.wait(30)
+        return matches(password, kept)
+
+    monkeypatch.setattr(passwords, "matches", waiting)
+
+    async def play(served: Served) -> None:
+        served.fakes.users.give("admin", "pw")
+        logins = served.server.logins
+        made_up = [login(f"user-{n}", f"guess {n}") for n in range(40)]
+        tasks = [asyncio.create_task(logins.login(asked, "10.0.0.66", "")) for asked in made_up]
+        await until(lambda: sum(task.done() for task in tasks) == 24, "the others are refused at once")
+        assert {await refused(task, messages.TRY_AGAIN) for task in tasks if task.done()} == {
+            "too many logins at once from this address; try again"
+        }
+        hers = asyncio.create_task(logins.login(login("user-admin"), "10.0.0.1", ""))
+        go.set()
+        identity, _ = await hers
+        assert identity.tag == "user-admin"
+        await asyncio.gather(*tasks, return_exceptions=True)
+        assert not logins._waiting
+
+    serve(tmp_path, play)
+
+
 def test_a_made_up_name_writes_no_line_of_its_own_into_the_log(tmp_path: Path, caplog: pytest.LogCaptureFixture):
     async def play(served: Served) -> None:
         caplog.set_level("INFO")
