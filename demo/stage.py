@@ -24,6 +24,7 @@ from dbaccessor import confsocket
 from dbaccessor.dqlite import nodedir
 from demo import history
 from demo.telling import Teller
+from demo.visitors import Visitors
 
 ROOT = Path(__file__).parents[1]
 APP = "controller"
@@ -54,6 +55,7 @@ class Stage:
         self._home = Path(tempfile.gettempdir()) / f"ha-controller-demo-{secrets.token_hex(4)}"
         self._client = Client(self._home)
         self._outsider: subprocess.Popen[bytes] | None = None
+        self.visitors = Visitors(self._home / "visitors", self._client.inside)
         self._events_file: IO[bytes] | None = None
         self._events: dict[str, list[dict[str, Any]]] = {}
         self._events_read = 0
@@ -73,6 +75,7 @@ class Stage:
         # A second Ctrl-C must not interrupt the cleaning up that the first one began.
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, signal.SIG_IGN)
+        self.visitors.end()
         if self._outsider is not None:
             self._outsider.kill()
             self._outsider.wait()
@@ -146,6 +149,19 @@ class Stage:
         except (confsocket.NoSocket, confsocket.SocketTimeout):
             return []
         return list(json.loads(body)["machines"]) if status == 200 else []
+
+    def add_agent(self, unit: str) -> int:
+        """Add a machine that is brought by hand, and start its agent beside the units. Return its number."""
+        added = json.loads(self._on(unit, "hactl", "add-machine", "--manual", "--format", "json"))
+        number = int(added["machines"][0]["number"])
+        self.visitors.add_agent(self._on(unit, "hactl", "enrol-machine", str(number)))
+        return number
+
+    def register_client(self, unit: str) -> None:
+        """Let the client beside the units register. Raises Failed."""
+        problem = self.visitors.register(self._on(unit, "hactl", "registration"), secrets.token_urlsafe(12))
+        if problem:
+            raise Failed(f"the client is not registered: {problem}")
 
     def service_started(self, unit: str) -> float:
         """Return when the process of the unit's service was started, on CLOCK_MONOTONIC."""

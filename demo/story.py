@@ -15,6 +15,9 @@ _KILLS = 5
 _FAILOVER_LIMIT_MS = 1000.0
 _THREE_VOTERS_LIMIT_SECONDS = 10.0
 _MACHINES = 12
+_AGENTS = 4
+_MOST_AGENTS = 12
+_FIND_LIMIT_SECONDS = 5.0
 _TAKEOVER_LIMIT_SECONDS = 10.0  # Six are promised; the command itself, and a machine that has more to do, take some.
 
 # Deadlines: generous, because they only bound a failure. What is promised is checked as a number.
@@ -38,6 +41,7 @@ class Story:
             self._three_units,
             self._kill_the_leader,
             self._machines,
+            self._agents_and_a_client,
             self._power_cut,
             self._two_addresses,
             self._five_units,
@@ -125,6 +129,52 @@ class Story:
         self._hactl(asked, "remove-machine", *map(str, range(_MACHINES)))
         self._stage.until("them to be gone", self._no_instance, _RECOVER_SECONDS + _MACHINES)
         self._until_whole(victim)
+
+    def _agents_and_a_client(self) -> None:
+        self._teller.chapter("Agents and a client lose the controller they talk to")
+        unit = min(self._stage.units(), key=_number)
+        visitors = self._stage.visitors
+        self._stage.register_client(unit)
+        hers = visitors.client()
+        machines: list[int] = []
+        # Where an agent goes is chance: more come until one talks to the controller that the client talks to.
+        while len(machines) < _AGENTS or hers not in _talk_to(visitors.agents()):
+            if len(machines) == _MOST_AGENTS:
+                raise Failed(f"none of {_MOST_AGENTS} agents came to controller {hers}")
+            machines.append(self._stage.add_agent(unit))
+            self._stage.until("the agent to be connected", self._all_connected, _RECOVER_SECONDS)
+        before = visitors.agents()
+        cut = [n for n, (controller, _) in enumerate(before) if controller == hers]
+        self._teller.say(f"the client and {len(cut)} of {len(before)} agents talk to controller {hers}")
+        begun = time.monotonic()
+        self._stage.juju("kill", self._stage.unit_of(hers))
+        let_in = visitors.client()
+        took = round(time.monotonic() - begun, 1)
+        self._check(
+            "the client is let in within 5 s of the kill",
+            bool(let_in) and took <= _FIND_LIMIT_SECONDS,
+            f"by controller {let_in or '-'} after {took:.1f} s",
+        )
+
+        def all_again() -> tuple[bool, str]:
+            now = visitors.agents()
+            back = [n for n in cut if now[n][0] and now[n][1] > before[n][1]]
+            return len(back) == len(cut) and all(c for c, _ in now), f"{len(back)} of {len(cut)} are connected again"
+
+        self._stage.until("the agents to be connected again", all_again, _RECOVER_SECONDS)
+        took = round(time.monotonic() - begun, 1)
+        self._check(
+            "its agents are connected again within 5 s of the kill",
+            took <= _FIND_LIMIT_SECONDS,
+            f"{len(cut)} after {took:.1f} s",
+        )
+        visitors.end()
+        self._hactl(unit, "remove-machine", *map(str, machines))
+        self._until_whole(self._stage.unit_of(hers))
+
+    def _all_connected(self) -> tuple[bool, str]:
+        there = _talk_to(self._stage.visitors.agents())
+        return all(there), f"{sum(map(bool, there))} of {len(there)} agents are connected"
 
     def _until_taken_over(self, moment: float) -> machinelog.Takeover:
         """Wait until somebody else speaks to the cloud."""
@@ -391,6 +441,10 @@ class Story:
         unit = min(self._stage.units(), key=_number)
         for line in self._stage.juju("exec", "--unit", unit, "--", "hactl", "status").splitlines():
             self._teller.say(line)
+
+
+def _talk_to(agents: list[tuple[str, int]]) -> list[str]:
+    return [controller for controller, _ in agents]
 
 
 def _counted(roles: dict[str, str]) -> dict[str, int]:
