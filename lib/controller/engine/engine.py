@@ -7,13 +7,13 @@ that could disagree with what really runs.
 
 | a worker's run, or its start, ended with | then |
 |---|---|
-| cancelled because it was told to stop | it starts again after the bounce delay, if it is wanted still |
+| an error that `is_fatal` | the engine stops everything and raises the worst of such errors |
+| anything else, and it was told to stop | it starts again after the bounce delay, if it is wanted still |
 | nothing (it returned) | it stays stopped until an input changes |
 | Missing | it stays stopped until an input changes |
 | Bounce | it starts again after the bounce delay |
 | Uninstall | it is removed; whoever needs it finds it missing |
-| an error that `is_fatal` | the engine stops everything and raises the worst of such errors |
-| another error | it is logged, and the worker starts again after the error delay, longer each time |
+| another error, or cancelled by somebody else | it is logged, and starts again after the error delay, ever longer |
 """
 
 from __future__ import annotations
@@ -35,6 +35,10 @@ log = logging.getLogger(__name__)
 _T = TypeVar("_T")
 
 _PATIENCE_SECONDS = 10.0
+
+
+class Cancelled(Exception):
+    """A worker was cancelled, and not by the engine: that is a failure like any other."""
 
 
 @dataclass(frozen=True)
@@ -157,8 +161,10 @@ class Engine:
             await self._delay(node, delay_seconds)
             error = await self._start_and_run(name, node)
         except asyncio.CancelledError:
-            node.stopping = True
-        told_to_stop = node.stopping and error is None
+            if self._running and not node.stopping:
+                # It awaited what somebody else has cancelled. Started again at once it would do so without end.
+                error = self._filtered(node, Cancelled("nobody told it to stop"))
+        told_to_stop = node.stopping or not self._running
         was_running, node.worker = node.worker is not None, None
         node.task, node.stopping = None, False
         self._ended(name, node, error, told_to_stop=told_to_stop)
@@ -185,16 +191,28 @@ class Engine:
             self._bounce_dependants(name)
             await worker.run()
         except Exception as error:  # noqa: BLE001 - Whatever a worker raises is what the table above is for.
-            try:
-                return node.manifold.filter(error)
-            except Exception as worse:  # noqa: BLE001 - A filter is somebody else's code too.
-                return worse
+            return self._filtered(node, error)
         return None
+
+    @staticmethod
+    def _filtered(node: _Node, error: Exception) -> Exception | None:
+        try:
+            return node.manifold.filter(error)
+        except Exception as worse:  # noqa: BLE001 - A filter is somebody else's code too.
+            return worse
 
     def _ended(self, name: str, node: _Node, error: Exception | None, *, told_to_stop: bool) -> None:
         """Decide what follows. The table in the module's first words, line by line."""
         lived = asyncio.get_running_loop().time() - node.started_at
-        if told_to_stop:
+        meant = error is None or isinstance(error, Missing | Bounce | Uninstall)
+        if error is not None and not meant and self._is_fatal(error):
+            self._say(node, "stopped", f"fatal: {error}")
+            self._fatal = error if self._fatal is None else self._worst(self._fatal, error)
+            self._ending.set()
+        elif told_to_stop:
+            # Whatever it ended with was said about inputs that are others by now, and nobody will bounce it again.
+            if not meant:
+                log.error("%s failed while it stopped: %s", name, _sentence(error), exc_info=error)
             self._say(node, "stopped", "told to stop")
             self._begin(name, self._delays.bounce)
         elif error is None:
@@ -209,14 +227,10 @@ class Engine:
         elif isinstance(error, Uninstall):
             self._say(node, "uninstalled", str(error) or "not needed any more")
             node.uninstalled = True
-        elif self._is_fatal(error):
-            self._say(node, "stopped", f"fatal: {error}")
-            self._fatal = error if self._fatal is None else self._worst(self._fatal, error)
-            self._ending.set()
         else:
             node.recent_errors = 1 if lived >= self._delays.reset_after else node.recent_errors + 1
             delay = self._delays.after(node.recent_errors) * self._dice.uniform(0.9, 1.1)
-            reason = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+            reason = _sentence(error)
             log.error("%s failed, starting it again in %.1f s: %s", name, delay, reason, exc_info=error)
             self._say(node, "stopped", f"failed: {reason}")
             self._begin(name, delay)
@@ -291,6 +305,10 @@ class Engine:
             with contextlib.suppress(Exception):  # A report must not be what ends a worker.
                 told["report"] = report()
         return told
+
+
+def _sentence(error: Exception | None) -> str:
+    return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
 
 
 class _InputsOf:

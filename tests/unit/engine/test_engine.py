@@ -339,6 +339,130 @@ def test_a_worker_that_fails_while_it_stops_is_an_error_and_still_comes_back(cap
     jumpingloop.run(play())
 
 
+@pytest.mark.parametrize("end", [Missing("it is gone"), Uninstall("not needed"), Bounce("again"), ValueError("broken")])
+def test_who_was_told_to_stop_is_started_again_at_once_whatever_it_ended_with(end: Exception):
+    """Its inputs are others than those it ended with, and nobody will tell it a second time."""
+
+    async def play() -> None:
+        stage = Stage()
+
+        class Slow:
+            async def run(self) -> None:
+                try:
+                    await asyncio.Event().wait()
+                finally:
+                    await asyncio.sleep(1)  # By now its input is back.
+                    raise end
+
+        def start(get: Getter) -> Worker:
+            get("a", Idle)
+            stage.starts.append((asyncio.get_running_loop().time(), "b"))
+            return Slow()
+
+        async with running({"a": stage.manifold("a"), "b": Manifold(start, ("a",))}) as engine:
+            told = asyncio.get_running_loop().time()
+            stage.end("a", Bounce())
+            await asyncio.sleep(1.5)
+            assert states(engine) == {"a": "started", "b": "started"}
+            assert stage.times("b")[-1] - told == pytest.approx(1.01)
+
+    logging.disable(logging.CRITICAL)
+    try:
+        jumpingloop.run(play())
+    finally:
+        logging.disable(logging.NOTSET)
+
+
+def test_a_worker_that_is_cancelled_by_somebody_else_has_failed():
+    async def play() -> None:
+        stage = Stage()
+
+        class Hurt:
+            async def run(self) -> None:
+                raise asyncio.CancelledError
+
+        def start(_: Getter) -> Worker:
+            stage.starts.append((asyncio.get_running_loop().time(), "a"))
+            return Hurt()
+
+        async with running({"a": Manifold(start)}) as engine:
+            await asyncio.sleep(2)
+            assert engine.report()["manifolds"]["a"]["why"] == "failed: Cancelled: nobody told it to stop"
+            assert len(stage.times("a")) == 1
+
+    logging.disable(logging.CRITICAL)
+    try:
+        jumpingloop.run(play())
+    finally:
+        logging.disable(logging.NOTSET)
+
+
+def test_the_delays_are_those_of_the_engine_that_ours_is_like():
+    delays = Delays()
+
+    assert (delays.bounce, delays.error, delays.factor) == (0.01, 3.0, 1.2)
+    assert (delays.longest, delays.reset_after) == (120.0, 60.0)
+    assert [round(delays.after(n), 2) for n in (0, 1, 2, 3, 21, 22, 99)] == [3, 3, 3.6, 4.32, 115.01, 120, 120]
+
+
+def test_the_delay_after_an_error_is_up_to_a_tenth_shorter_or_longer():
+    async def play() -> None:
+        stage = Stage()
+        engine = Engine({"a": stage.manifold("a", fail=lambda: ValueError("no"))}, delays=Delays(factor=1))
+        task = asyncio.create_task(engine.run())
+        await asyncio.sleep(300)
+        task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await task
+        waited = [b - a for a, b in itertools.pairwise(stage.times("a"))]
+        assert 2.699 < min(waited) < 2.9
+        assert 3.1 < max(waited) < 3.301
+
+    logging.disable(logging.CRITICAL)
+    try:
+        jumpingloop.run(play())
+    finally:
+        logging.disable(logging.NOTSET)
+
+
+def test_an_input_that_is_missing_counts_as_one_error_and_success_as_none():
+    async def play() -> None:
+        stage = Stage()
+        ends: list[Exception | None] = [Missing("x"), ValueError("no"), None, ValueError("no"), None]
+
+        class Short:
+            async def run(self) -> None:
+                error = ends.pop(0)
+                if error is not None:
+                    raise error
+
+        def start(get: Getter) -> Worker:
+            stage.starts.append((asyncio.get_running_loop().time(), "b"))
+            get("a", Idle)
+            return Short()
+
+        async with running(
+            {"a": stage.manifold("a"), "b": Manifold(start, ("a",))}, delays=Delays(error=3, factor=2)
+        ) as engine:
+            # It began with Missing at least once. An input that comes back makes it try.
+            assert engine.report()["manifolds"]["b"]["why"] == "missing: x"
+            stage.end("a", Bounce())
+            await asyncio.sleep(20)
+            first, second = stage.times("b")[-2:]
+            assert second - first == pytest.approx(6), "the second in a row"
+            stage.end("a", Bounce())
+            await asyncio.sleep(20)
+            first, second = stage.times("b")[-2:]
+            assert second - first == pytest.approx(3), "it had finished before"
+            assert not ends
+
+    logging.disable(logging.CRITICAL)
+    try:
+        jumpingloop.run(play())
+    finally:
+        logging.disable(logging.NOTSET)
+
+
 @settings(max_examples=60, deadline=None)
 @given(st.data())
 def test_whatever_ends_whenever_no_worker_ever_runs_with_an_input_that_is_gone(data: st.DataObject):
