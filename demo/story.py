@@ -169,7 +169,7 @@ class Story:
             f"{len(cut)} after {took:.1f} s",
         )
         visitors.end()
-        self._hactl(unit, "remove-machine", *map(str, machines))
+        self._hactl(self._stage.unit_of(let_in), "remove-machine", *map(str, machines))
         self._until_whole(self._stage.unit_of(hers))
 
     def _all_connected(self) -> tuple[bool, str]:
