@@ -1,7 +1,8 @@
 """Flow 3, hop 3: the lists that the address setter has published, as the API server hands them out and watches them.
 
-One question each half second for all watchers of a controller, however many: the revision of the agents' list. Before
-anything is published, each controller is said to be where its node listens.
+One question each half second for all watchers of a controller, however many: the revision of the agents' list; and one
+read for all who ask for the list then. Before anything is published, each controller is said to be where its node
+listens.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from typing import Final, Protocol
 from controller.api import nodes, scopes
 from controller.api.messages import HostPort, Servers
 from controller.api.nodes import AGENTS, CLIENTS
+from controller.api.together import Together
 from controller.api.users import Runs
 from controller.api.watching import Subject, SubjectWatcher
 from dbaccessor import errors
@@ -45,6 +47,7 @@ class PublishedAddresses:
         self._subject = Subject()
         self._revision: int | None = None
         self._notes: tuple[str, ...] = ()
+        self._lists = {audience: Together(lambda a=audience: self._servers(a)) for audience in (AGENTS, CLIENTS)}  # type: ignore[misc]
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -53,11 +56,11 @@ class PublishedAddresses:
 
     async def for_agents(self) -> Servers:
         """Return where agents are to go, a list for each controller."""
-        return await self._servers(AGENTS)
+        return await self._lists[AGENTS].answer()
 
     async def for_clients(self) -> Servers:
         """Return where clients are to go, a list for each controller."""
-        return await self._servers(CLIENTS)
+        return await self._lists[CLIENTS].answer()
 
     def watch(self) -> SubjectWatcher:
         """Return a watcher of the agents' list."""
