@@ -9,6 +9,7 @@ controllers) and the newest epoch that was seen are kept in `values`, the format
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -60,6 +61,7 @@ class AgentConf:
     apipassword: str = field(repr=False)
     oldpassword: str = field(repr=False)
     values: Mapping[str, str] = field(repr=False)
+    _entries: Mapping[str, _Entry] = field(repr=False, compare=False)
 
     @property
     def controllers(self) -> tuple[tuple[HostPort, ...], ...]:
@@ -79,7 +81,10 @@ class AgentConf:
 
 def parse(text: str) -> AgentConf:
     """Return what `text` says. Raises NewerFormat or BadAgentConf."""
-    entries = _entries(text)
+    return _read(text, _entries(text))
+
+
+def _read(text: str, entries: Mapping[str, _Entry]) -> AgentConf:
     values = _mapping(entries, "values")
     conf = AgentConf(
         text=text,
@@ -92,6 +97,7 @@ def parse(text: str) -> AgentConf:
         apipassword=_scalar(entries, "apipassword"),
         oldpassword=_scalar(entries, "oldpassword"),
         values=values,
+        _entries=entries,
     )
     if not conf.tag:
         raise BadAgentConf("there is no tag: the file does not say whose it is")
@@ -252,8 +258,7 @@ def _addresses(entries: Mapping[str, _Entry]) -> tuple[HostPort, ...]:
 
 def _changed(conf: AgentConf, changes: Mapping[str, Any]) -> AgentConf:
     """Replace the lines of these keys, or add them at the end; read the result back before it is believed."""
-    text = conf.text
-    before = _entries(text)
+    text, before = conf.text, conf._entries
     end = max(entry.end for entry in before.values())
     if not text[:end].endswith("\n"):  # The last line, as an editor may leave it.
         text += "\n"
@@ -263,18 +268,17 @@ def _changed(conf: AgentConf, changes: Mapping[str, Any]) -> AgentConf:
     # From the last to the first, so that the places of those before stay.
     for key in sorted(changes.keys() & before.keys(), key=lambda k: before[k].start, reverse=True):
         text = text[: before[key].start] + _dump(key, changes[key]) + text[before[key].end :]
-    if not _holds(text, before, changes):
-        raise BadAgentConf(f"{', '.join(changes)} cannot be changed without touching other keys; write them plainly")
-    return parse(text)
-
-
-def _holds(text: str, before: Mapping[str, _Entry], changes: Mapping[str, Any]) -> bool:
-    """Whether `text` has what `changes` say, what was there before for every other key, and nothing else."""
-    try:
+    after: Mapping[str, _Entry] = {}
+    with contextlib.suppress(BadAgentConf):  # An alias has lost its anchor.
         after = _entries(text)
-        wanted = {key: _entries(f"# format 2.0\n{_dump(key, value)}")[key].value for key, value in changes.items()}
-    except BadAgentConf:  # An alias has lost its anchor.
-        return False
+    if not _holds(after, before, changes):
+        raise BadAgentConf(f"{', '.join(changes)} cannot be changed without touching other keys; write them plainly")
+    return _read(text, after)
+
+
+def _holds(after: Mapping[str, _Entry], before: Mapping[str, _Entry], changes: Mapping[str, Any]) -> bool:
+    """Whether `after` has what `changes` say, what was there before for every other key, and nothing else."""
+    wanted = {key: _entries(f"# format 2.0\n{_dump(key, value)}")[key].value for key, value in changes.items()}
     wanted = {**{key: entry.value for key, entry in before.items()}, **wanted}
     return list(after) == list(wanted) and all(_equal(after[key].value, wanted[key]) for key in wanted)
 

@@ -35,6 +35,8 @@ class AgentConfFile:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        # What was read last. A change of the list reads the file several times, and YAML is slow to read.
+        self._last: AgentConf | None = None
 
     def read(self) -> AgentConf:
         """Return what the file holds now. Raises Unreadable, BadAgentConf or NewerFormat."""
@@ -47,8 +49,12 @@ class AgentConfFile:
             raise Unreadable(f"{self.path} cannot be read: {error.strerror}") from error
         if len(raw) > _MOST_BYTES:
             raise BadAgentConf(f"{self.path} is larger than {_MOST_BYTES} bytes: that is no agent.conf")
+        last = self._last
         try:
-            return agentconf.parse(raw.decode())
+            text = raw.decode()
+            if last is None or last.text != text:
+                last = self._last = agentconf.parse(text)
+            return last
         except UnicodeDecodeError:
             raise BadAgentConf(f"{self.path} is not text") from None
         except AgentConfError as error:
@@ -69,6 +75,7 @@ class AgentConfFile:
                 self._replace(after.text.encode())
             except OSError as error:
                 raise Unreadable(f"{self.path} cannot be written: {error.strerror}") from error
+            self._last = after
             return after, True
 
     @contextlib.contextmanager
