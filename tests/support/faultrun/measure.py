@@ -3,6 +3,7 @@
     planned-stop   ms between two committed writes while the leader is stopped in order
     scale-to-one   s from the file that names one controller, after two died at once, to the first committed write
     frozen-peer    ms a write takes, in the median, before one follower is stopped and while it is
+    black-holed-peer   the same with one that is cut off by DROP, on hosts of their own
 
 Each number comes from this machine as it is at this moment: the load average stands beside it.
 """
@@ -14,6 +15,7 @@ import json
 import os
 import signal
 import statistics
+import subprocess
 import sys
 import tempfile
 import time
@@ -23,6 +25,7 @@ from typing import Any
 
 from demo import history
 
+from cutcluster import CutCluster
 from faultrun.writer import Writer
 from loopback import Cluster
 
@@ -79,31 +82,56 @@ def _lose_two(cluster: Cluster, writer: Writer) -> float:
 
 def frozen_peer(folder: Path, runs: int) -> dict[str, Any]:
     """One follower of three is stopped for longer than any queue needs to fill."""
-    normal, frozen = [], []
     with Cluster(folder, block=66) as cluster:
         cluster.form(3)
-        for _ in range(runs):
-            leader = cluster.leader(0)
-            peer = next(n for n in range(3) if n != leader)
-            writer = Writer(cluster, range(3), pause_seconds=0.005)
-            with writer.writing():
-                time.sleep(_NORMAL_SECONDS)
-                stopped = time.monotonic()
-                cluster.signal(peer, signal.SIGSTOP)
-                time.sleep(_FROZEN_SECONDS)
-                cluster.signal(peer, signal.SIGCONT)
-            done = writer.acknowledged()
-            normal += [a.done - a.sent for a in done if a.done < stopped]
-            frozen += [a.done - a.sent for a in done if a.sent > stopped + _FROZEN_SECONDS / 2]
-            cluster.wait(lambda: whole(cluster), "three voters again", 40)
-    before, during = statistics.median(normal) * 1000, statistics.median(frozen) * 1000
-    return {"unit": "ms", "normal": round(before, 2), "frozen": round(during, 2), "ratio": round(during / before, 2)}
+        return _slowed(
+            cluster, runs, lambda n: cluster.signal(n, signal.SIGSTOP), lambda n: cluster.signal(n, signal.SIGCONT)
+        )
+
+
+def black_holed_peer(folder: Path, runs: int) -> dict[str, Any]:
+    """One follower of three is cut off by DROP for as long, in a network of its own."""
+    command = ["unshare", "--net", sys.executable, "-m", "faultrun.measure", "--black-hole", str(folder)]
+    done = subprocess.run([*command, "--runs", str(runs)], stdout=subprocess.PIPE, check=True)
+    found: dict[str, Any] = json.loads(done.stdout)
+    return found
+
+
+def _in_a_network_of_its_own(folder: Path, runs: int) -> dict[str, Any]:
+    with CutCluster(folder) as cluster:
+        cluster.form(3)
+        return _slowed(cluster, runs, lambda n: cluster.cut(n, "both"), lambda _: cluster.heal())
+
+
+def _slowed(
+    cluster: Cluster, runs: int, begin: Callable[[int], object], end: Callable[[int], object]
+) -> dict[str, Any]:
+    """What a write takes before something happens to one follower, and half of the time into it."""
+    normal, slowed = [], []
+    for _ in range(runs):
+        leader = cluster.leader(0)
+        peer = next(n for n in range(3) if n != leader)
+        writer = Writer(cluster, [n for n in range(3) if n != peer], pause_seconds=0.005)
+        with writer.writing():
+            time.sleep(_NORMAL_SECONDS)
+            began = time.monotonic()
+            begin(peer)
+            time.sleep(_FROZEN_SECONDS)
+            ended = time.monotonic()
+            end(peer)
+        done = writer.acknowledged()
+        normal += [a.done - a.sent for a in done if a.done < began]
+        slowed += [a.done - a.sent for a in done if began + _FROZEN_SECONDS / 2 < a.sent and a.done < ended]
+        cluster.wait(lambda: whole(cluster), "three voters again", 40)
+    before, during = statistics.median(normal) * 1000, statistics.median(slowed) * 1000
+    return {"unit": "ms", "normal": round(before, 2), "slowed": round(during, 2), "ratio": round(during / before, 2)}
 
 
 MEASURES: dict[str, Callable[[Path, int], dict[str, Any]]] = {
     "planned-stop": planned_stop,
     "scale-to-one": scale_to_one,
     "frozen-peer": frozen_peer,
+    "black-holed-peer": black_holed_peer,
 }
 
 
@@ -119,8 +147,12 @@ def summary(values: list[float], unit: str) -> dict[str, Any]:
 def main() -> None:
     parser = argparse.ArgumentParser(prog="faultrun.measure")
     parser.add_argument("--runs", type=int, default=5)
+    parser.add_argument("--black-hole", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("names", nargs="*", metavar="NAME", help=", ".join(MEASURES))
     wanted = parser.parse_args()
+    if wanted.black_hole is not None:
+        print(json.dumps(_in_a_network_of_its_own(wanted.black_hole, wanted.runs)))
+        return
     found = {}
     for name in wanted.names or MEASURES:
         with tempfile.TemporaryDirectory(prefix="ha-controller-") as folder:
