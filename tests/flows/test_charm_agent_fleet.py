@@ -105,7 +105,8 @@ class Run:
             self._process.wait()
 
     def any(self) -> str:
-        return min(self.addresses)
+        """The one that is there longest: a new one's host may not be up yet."""
+        return next(iter(self.addresses))
 
     def hactl(self, *words: str, unit: str = "") -> subprocess.CompletedProcess[str]:
         return self.client.exec(unit or self.any(), ["hactl", *words])
