@@ -89,16 +89,18 @@ class Bench:
                 read = cluster.ask(cluster.leader(), do="read", seconds=self._seconds)
                 self.note(f"linearizable read {word}, p50 ms", read["p50_ms"])
 
-    def failover(self, cluster: Cluster, kills: int) -> None:
-        for _ in range(kills):
-            leader = cluster.leader()
-            writer = (leader + 1) % 3
-            cluster.tell({writer: {"do": "gap", "seconds": 3}})
-            time.sleep(1)
-            cluster.kill(leader)
-            self.note("failover by kill -9, longest gap between two rows, ms", cluster.answer(writer)["gap_ms"])
-            cluster.start(leader)
-            self._settle(cluster, writer)
+    def failover(self, cluster: Cluster, rounds: int) -> None:
+        """The leader goes, in order or not, while another member writes."""
+        for _ in range(rounds):
+            for how, end in (("kill -9", cluster.kill), ("a planned stop", cluster.stop)):
+                leader = cluster.leader()
+                writer = (leader + 1) % 3
+                cluster.tell({writer: {"do": "gap", "seconds": 3}})
+                time.sleep(1)
+                end(leader)
+                self.note(f"failover by {how}, longest gap between two rows, ms", cluster.answer(writer)["gap_ms"])
+                cluster.start(leader)
+                self._settle(cluster, writer)
 
     def takeovers(self, cluster: Cluster, rounds: int) -> None:
         """A lease at the default duration goes from hand to hand: given up, or its holder killed, which leads or not.

@@ -138,6 +138,13 @@ class Cluster:
             time.sleep(0.05)
         return int(found)
 
+    def stop(self, n: int) -> None:
+        """Let it end in order, as a service that is told to stop does."""
+        process = self._processes[n]
+        process.communicate(timeout=60)
+        if process.returncode:
+            raise BenchError(f"member {n} did not stop in order: {(self._folder / f'{n}.log').read_text()[-2000:]}")
+
     def kill(self, n: int) -> None:
         self._processes[n].kill()
         self._processes[n].communicate()
