@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Iterable
-from dataclasses import dataclass
+import random
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from dataclasses import dataclass, field
 
 from dbaccessor import errors, registry
 from dbaccessor.conf import ControllerConf
@@ -29,13 +30,18 @@ _CHANGE_SECONDS = 5.0
 _STUCK_SECONDS = 8.0
 _NUDGE_PAUSE_SECONDS = 60.0
 _FRESH_SECONDS = 5.0
+# The charm writes a new map on all units within moments; a leader that lacks it for so long will not get it soon.
+_OUTDATED_SECONDS = 5.0
+# A joiner asks again and again; with none for so long the matter is over.
+_ASKED_SECONDS = 20.0
 
 
 @dataclass(frozen=True)
 class Leading:
     """What the worker tells about the present: its node leads, this is the configuration, these nodes are alive.
 
-    `ask_anew` returns when everybody has been asked again; what is so then, the next Leading tells.
+    `ask_anew` returns when everybody has been asked again; what is so then, the next Leading tells. `generations` are
+    those of the configurations of the others that answer, by Dqlite id; 0 where one has none or does not say.
     """
 
     dqlite_id: int
@@ -43,6 +49,16 @@ class Leading:
     conf: ControllerConf
     alive: frozenset[int]
     ask_anew: Callable[[], Awaitable[None]]
+    generations: Mapping[int, int] = field(default_factory=dict)
+
+
+@dataclass
+class _Outdated:
+    """The own configuration, of this generation, has kept one out since then that a newer one names."""
+
+    generation: int
+    since: float
+    asked_at: float
 
 
 class Membership:
@@ -57,6 +73,8 @@ class Membership:
         self._nudged_at = self._promoted_at = float("-inf")
         # A node that was just added answered us, though the peer watch may not have come round to it yet.
         self._added: dict[int, float] = {}
+        self._outdated: _Outdated | None = None
+        self._passed_on_at = float("-inf")
 
     async def handle(self, request: MembershipRequest) -> Outcome:
         """Carry out one request. Never raises for what the cluster does; the reason is in the outcome."""
@@ -79,10 +97,11 @@ class Membership:
         return outcome
 
     async def look(self) -> None:
-        """One round of the leader's duties: remove one departed member, notice stuck roles."""
+        """One round of the leader's duties: remove one departed member, let a better informed one lead, notice stuck
+        roles."""
         now = self._leading()
         if now is None:
-            self._off_target_since = None
+            self._off_target_since = self._outdated = None
             return
         if self._lock.locked():
             return
@@ -92,6 +111,8 @@ class Membership:
                 members = await connection.cluster()
                 if await self._remove_departed(now, connection, members):
                     return
+                if await self._pass_on(now, connection, members):
+                    return
                 await self._watch_roles(now, connection, members)
             finally:
                 connection.close()
@@ -100,6 +121,8 @@ class Membership:
         now = self._leading()
         if now is None:
             return Outcome(False, "this node does not lead now")
+        if request.operation == "join" and (problem := self._unwelcome(now.conf, request)) is not None:
+            return Outcome(False, problem)
         connection = await now.local.connect(_CHANGE_SECONDS)
         try:
             await self._settle(connection)
@@ -110,18 +133,25 @@ class Membership:
         finally:
             connection.close()
 
+    def _unwelcome(self, conf: ControllerConf, request: MembershipRequest) -> str | None:
+        """Say why the own configuration keeps this controller out, and note it if its own is newer; else None."""
+        if request.controller_id in conf.departed:
+            return f"controller {request.controller_id} departed (generation {conf.generation})"
+        if request.controller_id in conf.db_bind_addresses:
+            return None
+        if request.generation > conf.generation:
+            clock = asyncio.get_running_loop().time()
+            if self._outdated is None or self._outdated.generation != conf.generation:
+                self._outdated = _Outdated(conf.generation, clock, clock)
+            self._outdated.asked_at = clock
+        return (
+            f"the leader's configuration (generation {conf.generation}) has no address of"
+            f" controller {request.controller_id} yet"
+        )
+
     async def _join(
         self, now: Leading, connection: Connection, members: tuple[Member, ...], request: MembershipRequest
     ) -> Outcome:
-        conf = now.conf
-        if request.controller_id in conf.departed:
-            return Outcome(False, f"controller {request.controller_id} departed (generation {conf.generation})")
-        if request.controller_id not in conf.db_bind_addresses:
-            return Outcome(
-                False,
-                f"the leader's configuration (generation {conf.generation}) has no address of"
-                f" controller {request.controller_id} yet",
-            )
         if any(m.dqlite_id == request.dqlite_id for m in members):
             return Outcome(True, "is a member already")
         for old in members:
@@ -129,7 +159,7 @@ class Membership:
             if controller_of(old.name) == request.controller_id:
                 await connection.remove(old.dqlite_id)
                 log.info("removed %s, which %s replaces", old.name, request.name)
-        generation = max(conf.generation, request.generation)
+        generation = max(now.conf.generation, request.generation)
         await registry.record_joining(self._database, request, generation)
         try:
             await connection.add(request.dqlite_id, request.name)
@@ -166,6 +196,36 @@ class Membership:
             log.info("removed departed member %s", member.name)
             return True
         return False
+
+    async def _pass_on(self, now: Leading, connection: Connection, members: tuple[Member, ...]) -> bool:
+        """Let another lead if this one's configuration stays too old to let in those that newer ones name.
+
+        It gets no newer one while the unit's agent is down. Leadership goes to the living voter with the newest, which
+        cannot circle: each is newer than the one before. To one that does not say, it goes once in a while.
+        """
+        clock = asyncio.get_running_loop().time()
+        seen = self._outdated
+        if seen is None or seen.generation != now.conf.generation or clock - seen.asked_at > _ASKED_SECONDS:
+            self._outdated = None
+            return False
+        if clock - seen.since < _OUTDATED_SECONDS:
+            return False
+        heir = _informed(now, members)
+        if heir is None and clock - self._passed_on_at >= _NUDGE_PAUSE_SECONDS:
+            silent = [m for m in _living_voters(now, members) if not now.generations.get(m.dqlite_id)]
+            heir = random.choice(silent) if silent else None
+        if heir is None:
+            return False
+        self._outdated, self._passed_on_at = None, clock
+        log.warning(
+            "the configuration here (generation %d) has been too old for those that join for %.0f s: handing leadership"
+            " to %s; see why this unit's agent writes no newer one",
+            now.conf.generation,
+            clock - seen.since,
+            heir.name,
+        )
+        await connection.transfer(heir.dqlite_id)
+        return True
 
     async def _removal_problem(self, now: Leading, members: tuple[Member, ...], leaving: Member) -> str | None:
         problem = removal_problem(members, leaving, now.alive)
@@ -228,6 +288,20 @@ class Membership:
             heir = min(others, key=lambda m: m.role != Role.STANDBY)
             log.warning("roles off target for %.0f s (%s): making %s a voter", stuck, problem, heir.name)
             await connection.assign(heir.dqlite_id, Role.VOTER)
+
+
+def _living_voters(now: Leading, members: Iterable[Member]) -> list[Member]:
+    return [m for m in members if m.role == Role.VOTER and m.dqlite_id != now.dqlite_id and m.dqlite_id in now.alive]
+
+
+def _informed(now: Leading, members: Iterable[Member]) -> Member | None:
+    """Return the living voter with the newest configuration that is newer than the own, None if there is none."""
+
+    def generation(member: Member) -> int:
+        return now.generations.get(member.dqlite_id, 0)
+
+    newer = [m for m in _living_voters(now, members) if generation(m) > now.conf.generation]
+    return max(newer, key=generation, default=None)
 
 
 def removal_problem(members: Iterable[Member], leaving: Member, alive: frozenset[int]) -> str | None:

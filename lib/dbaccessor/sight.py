@@ -106,7 +106,8 @@ class Sight:
         identity, conf, local, outlook = self.identity, self.conf, self._own.local, self.outlook()
         if identity is None or conf is None or local is None or not outlook.leading:
             return None
-        return Leading(identity.dqlite_id, local, conf, outlook.alive, self._peers.anew)
+        generations = {a.dqlite_id: a.generation for a in outlook.answers.values()}
+        return Leading(identity.dqlite_id, local, conf, outlook.alive, self._peers.anew, generations)
 
     def quorum_answers(self) -> bool:
         outlook = self.outlook()

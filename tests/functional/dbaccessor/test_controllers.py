@@ -155,6 +155,22 @@ def test_a_leader_that_departed_and_lives_is_deposed_and_removed(cluster, count)
     assert (cluster.epoch(3), read(cluster, *stay, 3)) == (1, [1])
 
 
+def test_a_leader_whose_file_stays_old_lets_one_lead_that_knows_who_joins(cluster):
+    """The agent of the leader's unit is down, so that no newer configuration is written there."""
+    cluster.form(3)
+    outdated = cluster.leader(0)
+    others = [n for n in range(3) if n != outdated]
+    write(cluster, 0, 1, 2, value=1)
+
+    cluster.configure(range(4), told=[*others, 3])
+    cluster.start(3)
+
+    cluster.wait(lambda: cluster.serving(3), "it is let in", 40)
+    assert cluster.leader(3) in others
+    assert "has been too old for those that join" in (cluster.root / f"{outdated}.log").read_text()
+    assert (cluster.epoch(3), read(cluster, 0, 1, 2, 3)) == (1, [1])
+
+
 def test_the_last_one_of_three_goes_on_alone_and_those_left_behind_stay_out(cluster):
     cluster.form(3)
     write(cluster, 0, 1, 2, value=1)

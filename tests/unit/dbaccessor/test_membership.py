@@ -54,9 +54,12 @@ class Leader:
         self.conf = CONF
         self.leads = True
         self.refusal: errors.DbAccessorError | None = None
+        self.generations: dict[int, int] = {}
 
     def leading(self) -> Leading | None:
-        return Leading(100, cast(Any, self), self.conf, frozenset(self.alive), self.ask_anew) if self.leads else None
+        if not self.leads:
+            return None
+        return Leading(100, cast(Any, self), self.conf, frozenset(self.alive), self.ask_anew, dict(self.generations))
 
     async def ask_anew(self) -> None:
         self.alive -= self.died
@@ -262,3 +265,85 @@ def test_roles_that_stay_off_target_cost_a_change_of_leader_at_most_once_a_minut
 
     assert leader.told == ["transfer 101", "transfer 101"]
     assert membership._STUCK_SECONDS < 10
+
+
+def turned_away(leader: Leader, monkeypatch: pytest.MonkeyPatch, seconds: float, generation: int = 9) -> list[float]:
+    """Controller 7 asks to join once a second, by a file of this generation. Return when leadership was given away."""
+    began = clock = 1000.0
+    moments: list[float] = []
+    asks = msgspec.structs.replace(request("join", 7), generation=generation)
+
+    async def work(made: Membership) -> None:
+        nonlocal clock
+        monkeypatch.setattr(asyncio.get_running_loop(), "time", lambda: clock)
+        while clock < began + seconds:
+            assert "has no address of controller 7 yet" in made._unwelcome(leader.conf, asks)
+            for _ in range(2):
+                told = len(leader.told)
+                await made.look()
+                moments.extend([clock - began] * (len(leader.told) - told))
+                clock += 0.5
+
+    asyncio.run(work(Membership(cast(Any, None), TIMING, leader.leading)))
+    return moments
+
+
+def test_a_leader_that_knows_too_little_for_long_lets_the_best_informed_lead(monkeypatch: pytest.MonkeyPatch):
+    leader = Leader([named(n, Role.VOTER if n < 4 else Role.STANDBY) for n in range(5)], alive={0, 1, 2, 4})
+    # The dead voter and the stand-by have the newest file of all, which helps nobody.
+    leader.generations = {101: 8, 102: 9, 103: 10, 104: 10}
+
+    (moment,) = turned_away(leader, monkeypatch, 7)
+
+    assert moment == pytest.approx(5, abs=1)
+    assert leader.told == ["transfer 102"]
+
+
+def test_whoever_does_not_say_what_it_has_is_made_the_leader_once_in_a_while(monkeypatch: pytest.MonkeyPatch):
+    leader = Leader([named(0), named(1), named(2)])
+
+    moments = turned_away(leader, monkeypatch, 140)
+
+    assert len(moments) == 3
+    assert all(b - a >= 60 for a, b in itertools.pairwise(moments))
+    assert set(leader.told) <= {"transfer 101", "transfer 102"}
+
+
+@pytest.mark.parametrize(
+    ("others", "joiner"),
+    [
+        ({101: 5, 102: 5}, 9),  # Nobody knows more: the file comes to all of them, or to none.
+        ({101: 9, 102: 9}, 5),  # It is the joiner that knows too little.
+    ],
+)
+def test_leadership_stays_where_it_is_if_that_would_help_nobody(
+    monkeypatch: pytest.MonkeyPatch, others: dict[int, int], joiner: int
+):
+    leader = Leader([named(0), named(1), named(2)])
+    leader.generations = others
+
+    assert turned_away(leader, monkeypatch, 80, joiner) == []
+
+
+def test_a_file_that_comes_in_time_or_a_joiner_that_gives_up_ends_the_matter(monkeypatch: pytest.MonkeyPatch):
+    leader = Leader([named(0), named(1), named(2)])
+    leader.generations = {101: 9, 102: 9}
+    made = Membership(cast(Any, None), TIMING, leader.leading)
+    asks = msgspec.structs.replace(request("join", 7), generation=9)
+    clock = 1000.0
+
+    async def work() -> None:
+        nonlocal clock
+        monkeypatch.setattr(asyncio.get_running_loop(), "time", lambda: clock)
+        made._unwelcome(leader.conf, asks)
+        leader.conf = msgspec.structs.replace(leader.conf, generation=9)
+        clock += 10
+        await made.look()
+        made._unwelcome(msgspec.structs.replace(leader.conf, generation=8), asks)
+        leader.conf = msgspec.structs.replace(leader.conf, generation=8)
+        clock += 30
+        await made.look()
+
+    asyncio.run(work())
+
+    assert leader.told == []
