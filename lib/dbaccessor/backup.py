@@ -60,7 +60,8 @@ async def stream(
         try:
             entries = [await _dump(connector, confirm, name, parts.put) for name in wanted]
             await parts.put(archive.ending(_manifest(facts, entries)))
-        except (errors.DbAccessorError, OSError):
+        except Exception:
+            # Whatever it is, whoever reads waits for the end, and then hears of it.
             await parts.put(None)
             raise
         await parts.put(None)
