@@ -124,7 +124,14 @@ class NodeRoutes:
             wanted = msgspec.json.decode(body or b"{}", type=_Rebuild)
         except msgspec.DecodeError as error:
             return 400, "text/plain", f"{error}\n".encode()
-        outcome = self._call(self._worker.rebuild(wanted.force), _REBUILD_LIMIT_SECONDS)
+        try:
+            outcome = self._call(self._worker.rebuild(wanted.force), _REBUILD_LIMIT_SECONDS)
+        except FutureTimeout:
+            # It is not called off: a change of epoch that is half done has to go on.
+            reason = (
+                f"not done within {_REBUILD_LIMIT_SECONDS:g} s, and it may go on; hactl status says what came of it"
+            )
+            return as_json({"done": False, "reason": reason})
         return as_json({"done": outcome.done, "reason": outcome.reason})
 
     def _call(self, work: Coroutine[Any, Any, Any], limit_seconds: float) -> Any:

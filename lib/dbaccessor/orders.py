@@ -103,12 +103,23 @@ class Orders:
             if isinstance(planned, str):
                 outcome = Outcome(False, planned)
             else:
+                before = self._sight.identity
+                left = ", ".join(sorted(planned.dropping)) or "nobody"
+                done = f"this node is the only member now, left behind: {left}"
                 try:
                     await self._executor.go_on_alone(planned)
-                    left = ", ".join(sorted(planned.dropping)) or "nobody"
-                    outcome = Outcome(True, f"this node is the only member now, left behind: {left}")
+                    outcome = Outcome(True, done)
                 except (errors.DbAccessorError, OSError) as error:
-                    outcome = Outcome(False, f"{type(error).__name__}: {error}")
+                    problem = f"{type(error).__name__}: {error}"
+                    now = self._sight.identity
+                    if before is not None and now is not None and now.epoch != before.epoch:
+                        # There is no way back from the new epoch. What is left to do is an ordinary start.
+                        outcome = Outcome(
+                            True,
+                            f"{done} (epoch {now.epoch}), but it does not run yet: {problem}; hactl status says more",
+                        )
+                    else:
+                        outcome = Outcome(False, problem)
                 except RuntimeError as error:
                     self.failure = error
                     outcome = Outcome(False, f"{error}; controllerd ends, and its next start goes on")

@@ -7,9 +7,10 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
+import msgspec
 import pytest
 
-from dbaccessor import goodbye, rebuild
+from dbaccessor import errors, goodbye, rebuild
 from dbaccessor.decide import Reconfigure
 from dbaccessor.identity import Epoch, Identity, Store
 from dbaccessor.orders import Orders
@@ -48,6 +49,28 @@ def test_a_rebuild_that_stops_halfway_is_answered_and_is_the_workers_end(
     outcome, failure = asyncio.run(play())
     assert outcome == Outcome(False, f"{STUCK}; controllerd ends, and its next start goes on")
     assert str(failure) == STUCK
+
+
+@pytest.mark.parametrize("raised", [False, True])
+def test_a_rebuild_whose_start_fails_afterwards_says_that_it_was_done_all_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, raised: bool
+):
+    """The new epoch has no way back: "not done" would send the operator to the next unit, to do it there as well."""
+    monkeypatch.setattr(rebuild, "plan", lambda *_, force: Reconfigure(("controller-1-2",), "on a word"))
+    made = orders(Store(tmp_path))
+
+    async def go_on_alone(_: Reconfigure) -> None:
+        if raised:
+            cast(Any, made._sight).identity = msgspec.structs.replace(ME, epoch=Epoch(2, "b"))
+        raise errors.NotReady("the disk is full")
+
+    cast(Any, made._executor).go_on_alone = go_on_alone
+
+    outcome = asyncio.run(made.rebuild(force=False))
+
+    assert outcome.done is raised
+    assert "NotReady: the disk is full" in outcome.reason
+    assert ("epoch 2 (b)" in outcome.reason and "controller-1-2" in outcome.reason) is raised
 
 
 def test_one_that_left_and_cannot_stop_its_node_has_left_and_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
