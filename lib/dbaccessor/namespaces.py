@@ -74,10 +74,18 @@ class Namespaces:
                 "INSERT INTO namespace_list (namespace, incarnation) VALUES (?, ?) ON CONFLICT (namespace) DO NOTHING",
                 (name, fresh),
             )
-            row = (await tx.query("SELECT incarnation FROM namespace_list WHERE namespace = ?", (name,))).rows[0]
+            asked = "SELECT incarnation, needs FROM namespace_list WHERE namespace = ?"
+            own, needed = (await tx.query(asked, (name,))).rows[0]
+            if int(str(needed)) > self._version:
+                raise schema.too_old(int(str(needed)), self._version)
             # The lowest version of those who may have the database open.
-            lowest = (await tx.query("SELECT coalesce(min(application), 0) FROM controller_node")).rows[0]
-            return str(row[0]), int(str(lowest[0]))
+            (found,) = (await tx.query("SELECT coalesce(min(application), 0) FROM controller_node")).rows[0]
+            lowest = int(str(found))
+            needs = max((p.needs for p in patches if p.needs <= lowest), default=0)
+            await tx.execute(
+                "UPDATE namespace_list SET needs = ? WHERE namespace = ? AND needs < ?", (needs, name, needs)
+            )
+            return str(own), lowest
 
         incarnation, lowest = await _idempotent(self._controller, insert, deadline)
         while True:

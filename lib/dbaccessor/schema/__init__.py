@@ -87,7 +87,7 @@ async def apply(
     (highest,) = (await tx.query(f"SELECT coalesce(max(version), 0) FROM {ledger}_needs")).rows[0]
     needed = int(str(highest))
     if needed > own_version:
-        raise errors.Refused(f"the database needs version {needed}, and this is {own_version}: refresh this controller")
+        raise too_old(needed, own_version)
     done = {row[0] for row in (await tx.query(f"SELECT number FROM {ledger}_patch")).rows}
     missing = [patch for patch in patches if patch.number not in done]
     for position, patch in enumerate(missing):
@@ -95,6 +95,11 @@ async def apply(
             return tuple(missing[position:])
         await _run(tx, patch, ledger)
     return ()
+
+
+def too_old(needed: int, own_version: int) -> errors.Refused:
+    """What code is told that is of an older version than the database needs."""
+    return errors.Refused(f"the database needs version {needed}, and this is {own_version}: refresh this controller")
 
 
 async def _run(tx: Transaction, patch: Patch, ledger: str) -> None:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
 
 from dbaccessor import errors, schema
 from dbaccessor.accessor import DbAccessor
-from dbaccessor.database import Transaction
+from dbaccessor.database import Database, Transaction
 from dbaccessor.namespaces import Namespaces
 from dbaccessor.schema import Patch
 from loopback import Cluster
@@ -153,6 +154,48 @@ def test_a_contracting_patch_waits_until_every_controller_is_of_the_new_version(
                 await accessor.create_database("m", [FIRST, SECOND])
 
     asyncio.run(older())
+
+
+class Overtaken:
+    """A database before whose first transaction something else happens."""
+
+    def __init__(self, database: Database, before: Callable[[], Awaitable[None]]) -> None:
+        self._database = database
+        self._before = before
+        self.overtaken = False
+
+    async def run(self, *args: Any, **options: Any) -> Any:
+        if not self.overtaken:
+            self.overtaken = True
+            await self._before()
+        return await self._database.run(*args, **options)
+
+
+def test_a_controller_of_an_old_version_that_comes_while_a_patch_is_about_to_run_is_refused(cluster: Cluster):
+    """The versions are read in one database and the patch runs in another: no transaction spans both."""
+
+    async def play(accessor: DbAccessor) -> None:
+        await accessor.create_database("m", [FIRST, SECOND])
+
+        async def an_old_one_comes() -> None:
+            await accessor.database("controller").run(
+                lambda tx: tx.execute(
+                    "INSERT INTO controller_node (controller_id, dqlite_node_id, name, dqlite_bind_address, generation,"
+                    " application) VALUES ('9', '9', 'controller-9-9', '127.0.0.9', 1, 1)"
+                )
+            )
+            with pytest.raises(errors.Refused, match="needs version 2, and this is 1"):
+                await Namespaces(accessor.database, version=1).create("m", [FIRST, SECOND])
+
+        between = Overtaken(accessor.database("m"), an_old_one_comes)
+        namespaces = Namespaces(lambda n: cast(Any, between) if n == "m" else accessor.database(n), version=2)
+        assert await namespaces.create("m", [FIRST, SECOND, CONTRACT]) == ()
+        assert between.overtaken
+        # Whoever comes before is seen: nothing is raised for it, and the patch waits.
+        assert await accessor.create_database("n", [FIRST, SECOND, CONTRACT]) == (CONTRACT,)
+        assert await Namespaces(accessor.database, version=1).create("n", [FIRST, SECOND]) == ()
+
+    on_one(cluster, play, version=2)
 
 
 def test_a_long_transaction_in_one_database_blocks_no_other(cluster: Cluster):
