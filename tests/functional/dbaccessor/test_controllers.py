@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import shutil
 import signal
 import socket
+import statistics
 import time
 
 import pytest
 
+from dbaccessor import errors
 from loopback import Cluster
 from rows import read, write
+
+# Addresses of clusters that run beside each other in one test.
+BLOCKS = (91, 92, 93)
 
 
 def identity(cluster: Cluster, n: int) -> dict:
@@ -202,6 +208,104 @@ def test_the_last_one_of_three_goes_on_alone_and_those_left_behind_stay_out(clus
     cluster.configure([0, 1, 2])
     cluster.wait(lambda: cluster.role_counts(0) == (3, 0, 0), "three voters again", 40)
     assert read(cluster, 0, 1, 2) == [1, 2]
+
+
+def stays_out(cluster: Cluster, n: int, why: str) -> None:
+    """This survivor waits, says why and names the tool; and it does so still when it had every chance to go on."""
+
+    def says_so() -> bool:
+        return any(w["for"] == "leader" and why in w["reason"] for w in cluster.status(n).get("waits", []))
+
+    cluster.wait(says_so, f"it says: {why}", 30)
+    time.sleep(3)  # Longer than the hold.
+    assert cluster.state(n) == "waiting"
+    assert says_so()
+    (wait,) = (w for w in cluster.status(n)["waits"] if w["for"] == "leader")
+    assert "hactl recover" in json.dumps(wait)
+    assert cluster.epoch(n) == 1
+
+
+def test_a_survivor_that_is_a_spare_waits_and_names_the_tool(cluster):
+    """Its log has nothing: alone, it would serve an empty database."""
+    cluster.form(7)
+    write(cluster, *range(7), value=1)
+    (spare,) = (n for n, role in cluster.roles(0).items() if role == "spare")
+    gone = [n for n in range(7) if n != spare]
+
+    cluster.kill(*gone)
+    cluster.configure([spare], departed=[str(n) for n in gone])
+
+    stays_out(cluster, spare, "this node is a spare")
+
+
+def test_a_survivor_whose_log_is_behind_waits_and_names_the_tool(cluster):
+    """The newest index that the members told the charm is later than where its log ends."""
+    cluster.form(3)
+    write(cluster, 0, 1, 2, value=0)
+    leader = cluster.leader(0)
+    behind, third = (n for n in range(3) if n != leader)
+    cluster.kill(behind)  # Not frozen: what lies in its sockets would reach it yet.
+    known = cluster.request(leader, "GET", "/db-state")[1]["last-index"]
+    for value in range(1, 11):
+        write(cluster, leader, third, value=value)
+
+    def last_index() -> int:
+        return int(cluster.request(leader, "GET", "/db-state")[1]["last-index"])
+
+    cluster.wait(lambda: last_index() > known, "the charm would be told of what was written")
+    newest = last_index()
+    cluster.kill(leader, third)
+    departed = [str(leader), str(third)]
+    voters = ["0", "1", "2"]
+    cluster.configure([behind], departed=departed, **{"db-voters": voters, "db-last-index": newest})
+    cluster.start(behind)
+
+    stays_out(cluster, behind, f"the newest known one at {newest}")
+    assert "this node's log ends at" in cluster.status(behind)["reason"]
+
+
+def insist(cluster: Cluster, n: int, value: int) -> None:
+    """Write until it is surely written: a leader that has just lost its followers leaves a write in doubt."""
+    until = time.monotonic() + 20
+    while True:
+        try:
+            return write(cluster, n, value=value)
+        except errors.Indefinite:
+            if time.monotonic() > until:
+                raise
+
+
+def test_after_two_kills_at_once_the_last_one_writes_within_five_seconds_of_the_file(tmp_path):
+    """In the median of three clusters. The file comes at once, so that the whole hold is in it."""
+    with contextlib.ExitStack() as stack:
+        roots = [tmp_path / name for name in "abc"]
+        made = [stack.enter_context(Cluster(root, block, tls=True)) for root, block in zip(roots, BLOCKS, strict=True)]
+        for cluster in made:  # Side by side, which takes as long as one.
+            cluster.configure([0])
+            cluster.start(0)
+        for cluster in made:
+            cluster.wait(lambda cluster=cluster: cluster.serving(0), "the first one serves")
+            cluster.configure(range(3))
+            cluster.start(1, 2)
+        for cluster in made:
+            cluster.wait(lambda cluster=cluster: cluster.role_counts(0) == (3, 0, 0), "three voters", 60)
+
+        took = []
+        for survivor, cluster in enumerate(made):
+            cluster.wait(lambda cluster=cluster: cluster.serving(0, 1, 2), "all serve")
+            write(cluster, 0, 1, 2, value=0)
+            gone = [n for n in range(3) if n != survivor]
+            cluster.kill(*gone)
+            began = time.monotonic()
+            cluster.configure([survivor], departed=[str(n) for n in gone])
+            insist(cluster, survivor, value=1)
+            took.append(time.monotonic() - began)
+            assert cluster.epoch(survivor) == 2
+            assert read(cluster, survivor) == [0, 1]
+            cluster.kill(survivor)
+
+    print(f"writable after {', '.join(f'{seconds:.2f}' for seconds in sorted(took))} s")
+    assert statistics.median(took) < 5
 
 
 def test_two_fresh_controllers_in_place_of_two_dead_ones_heal_the_cluster(cluster):
