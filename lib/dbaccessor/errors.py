@@ -51,6 +51,7 @@ BUSY: Final = 5
 INTERRUPT: Final = 9
 IOERR: Final = 10
 NOT_FOUND: Final = 12
+RANGE: Final = 25
 NOT_LEADER: Final = IOERR | 40 << 8
 LEADERSHIP_LOST: Final = IOERR | 41 << 8
 

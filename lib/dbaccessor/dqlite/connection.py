@@ -40,6 +40,7 @@ _MEMBERS = wire.encode(wire.Request(RequestType.CLUSTER, (1,)))
 # An empty statement: it is carried out only where the database is open still, which a node that steps down closes, and
 # costs the node less than any other.
 _STILL_LEADS = wire.encode(wire.Request(RequestType.EXEC_SQL, (0, "")))
+_BEGIN = wire.encode(wire.Request(RequestType.EXEC_SQL, (0, "BEGIN IMMEDIATE")))
 # Statements without parameters up to this length are sent again and again.
 _LONGEST_KNOWN = 1000
 
@@ -86,6 +87,7 @@ class Connection:
         self._deadline_seconds = deadline_seconds
         self._closed = False
         self._querying = False
+        self._begins_apart = False
         # Who may ask next, first come first served, while somebody does.
         self._asking = False
         self._turns: deque[asyncio.Future[None]] = deque()
@@ -269,38 +271,51 @@ class Connection:
         """BEGIN IMMEDIATE, `write`, `ask`, COMMIT in one send; both statements get `argument` as their parameter.
 
         A BEGIN that fails must keep `write` from running on its own, so the two are one request, which stops at its
-        first error; `ask` and COMMIT then find nothing to do. Raises NotReady, NotLeader or Refused when nothing was
-        done, Indefinite when it may have been.
+        first error; `ask` and COMMIT then find nothing to do. A node of 1.18.1 binds the parameter to the first
+        statement of a request, BEGIN, and refuses: there BEGIN goes ahead by itself, one round trip more. Raises
+        NotReady, NotLeader or Refused when nothing was done, Indefinite when it may have been.
         """
-        requests = (
-            wire.Request(RequestType.EXEC_SQL, (0, f"BEGIN IMMEDIATE; {write}"), (argument,)),
+        following = (
             wire.Request(RequestType.QUERY_SQL, (0, ask), (argument,)),
             wire.Request(RequestType.EXEC_SQL, (0, "COMMIT")),
         )
+        begun = wire.Request(RequestType.EXEC_SQL, (0, f"BEGIN IMMEDIATE; {write}"), (argument,))
+        after = wire.Request(RequestType.EXEC_SQL, (0, write), (argument,))
         async with self._conversation(True, deadline_seconds):
-            self._send(b"".join(map(_encode, requests)))
-            written = await self._receive()
-            rows: Rows | errors.DbAccessorError
-            try:
-                rows = await self._rows()
-            except errors.DbAccessorError as error:
-                rows = error
-                if not self.usable:
-                    raise errors.Indefinite(f"the batch may have been committed: {error}", code=error.code) from error
-            ended = await self._receive()
-            if isinstance(ended, wire.Failure) and not (
-                isinstance(written, wire.Failure) and ended.code == errors.ERROR
-            ):
-                # The transaction is open still, as when a checkpoint was in progress. (Where BEGIN failed there is
-                # none to end, and that is an error as well.)
-                self.close()
-            if isinstance(written, wire.Failure):
-                self._expect(written, wire.Result, changes=True)
-            self._expect(ended, wire.Result, changes=True)
-            if isinstance(rows, errors.DbAccessorError):
-                raise errors.Indefinite(f"the batch was committed, and not what came of it told: {rows}") from rows
-            result = self._expect(written, wire.Result, changes=True)
-            return Result(result.last_insert_id, result.rows_affected), rows
+            if not self._begins_apart:
+                try:
+                    return await self._grouped(begun, *following)
+                except errors.Refused as error:
+                    if error.code != errors.RANGE or self._closed:
+                        raise
+            self._send(_BEGIN)
+            self._expect(await self._receive(), wire.Result, changes=False)
+            grouped = await self._grouped(after, *following)
+            self._begins_apart = True
+            return grouped
+
+    async def _grouped(self, *requests: wire.Request) -> tuple[Result, Rows]:
+        self._send(b"".join(map(_encode, requests)))
+        written = await self._receive()
+        rows: Rows | errors.DbAccessorError
+        try:
+            rows = await self._rows()
+        except errors.DbAccessorError as error:
+            rows = error
+            if not self.usable:
+                raise errors.Indefinite(f"the batch may have been committed: {error}", code=error.code) from error
+        ended = await self._receive()
+        if isinstance(ended, wire.Failure) and not (isinstance(written, wire.Failure) and ended.code == errors.ERROR):
+            # The transaction is open still, as when a checkpoint was in progress. (Where BEGIN failed there is
+            # none to end, and that is an error as well.)
+            self.close()
+        if isinstance(written, wire.Failure):
+            self._expect(written, wire.Result, changes=True)
+        self._expect(ended, wire.Result, changes=True)
+        if isinstance(rows, errors.DbAccessorError):
+            raise errors.Indefinite(f"the batch was committed, and not what came of it told: {rows}") from rows
+        result = self._expect(written, wire.Result, changes=True)
+        return Result(result.last_insert_id, result.rows_affected), rows
 
     async def _rows(self) -> Rows:
         self._querying = True

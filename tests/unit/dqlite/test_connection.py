@@ -247,3 +247,62 @@ def test_the_deadline_of_a_dump_counts_whoever_takes_it_as_well():
                 await connection.dump("x.db", begin, stuck, deadline_seconds=0.1)
 
     hold(play, always(message(9, file)))
+
+
+WRITE, ASK = "INSERT INTO t SELECT value FROM json_each(?)", "SELECT n FROM t, json_each(?)"
+TOGETHER = f"BEGIN IMMEDIATE; {WRITE}"
+
+
+class OfEarlier:
+    """A node that binds parameters to the first statement of a request. `begun` is what it answers to BEGIN alone."""
+
+    def __init__(self, begun: bytes | None = None, written: bytes | None = None) -> None:
+        self.begun = begun or fakenode.result()
+        self.written = written or fakenode.result(0, 1)
+        self.inside = False
+
+    def __call__(self, asked: Asked) -> object:
+        match asked.text:
+            case "BEGIN IMMEDIATE":
+                self.inside = self.begun == fakenode.result()
+                return self.begun
+            case text if text == TOGETHER:
+                return failure(errors.RANGE, "bind parameters")
+            case text if text == WRITE:
+                assert self.inside, "it would last whatever came of BEGIN"
+                return self.written
+            case "COMMIT":
+                was, self.inside = self.inside, False
+                return fakenode.result() if was else failure(errors.ERROR, "no transaction is active")
+            case _:
+                return rows(7)
+
+
+def test_where_a_batch_cannot_begin_in_one_request_it_begins_apart_from_then_on():
+    async def play(node: FakeNode, connection: Connection) -> None:
+        for _ in range(2):
+            assert await connection.group(WRITE, ASK, "[]") == (Result(0, 1), Rows(("n",), ((7,),)))
+        said = [asked.text for asked in node.asked if asked.text.startswith(("BEGIN", "INSERT"))]
+        assert said == [TOGETHER, "BEGIN IMMEDIATE", WRITE, "BEGIN IMMEDIATE", WRITE]
+
+    hold(play, OfEarlier())
+
+
+def test_where_begin_fails_nothing_of_the_batch_is_sent():
+    async def play(node: FakeNode, connection: Connection) -> None:
+        with pytest.raises(errors.NotReady):
+            await connection.group(WRITE, ASK, "[]")
+        assert not [asked for asked in node.asked if asked.text == WRITE]
+
+    hold(play, OfEarlier(begun=failure(errors.BUSY, "database is locked")))
+
+
+def test_a_batch_whose_parameters_are_wrong_is_refused_once_it_was_tried_both_ways():
+    async def play(node: FakeNode, connection: Connection) -> None:
+        for _ in range(2):
+            with pytest.raises(errors.Refused, match="bind parameters"):
+                await connection.group(WRITE, ASK, "[]")
+        assert [asked.text for asked in node.asked].count(TOGETHER) == 2
+        assert connection.usable
+
+    hold(play, OfEarlier(written=failure(errors.RANGE, "bind parameters")))
