@@ -6,11 +6,16 @@ reads the one counter often, and the rows only when it is another one than befor
 
 from __future__ import annotations
 
+from typing import Protocol
+
 from dbaccessor.database import Consistency, Database, Transaction
+from dbaccessor.dqlite.connection import Rows
+from dbaccessor.dqlite.wire import Parameters
 
 _BUMP = (
     "INSERT INTO change_counter (subject, count) VALUES (?, 1) ON CONFLICT (subject) DO UPDATE SET count = count + 1"
 )
+_COUNT = "SELECT count FROM change_counter WHERE subject = ?"
 
 
 async def bump(tx: Transaction, subject: str) -> None:
@@ -22,10 +27,19 @@ async def count(
     database: Database, subject: str, *, consistency: Consistency = "leader", deadline_seconds: float = 5
 ) -> int:
     """Return how often `subject` changed. By default the answer may be old: that costs a watcher time."""
-    rows = await database.read(
-        "SELECT count FROM change_counter WHERE subject = ?",
-        (subject,),
-        consistency=consistency,
-        deadline_seconds=deadline_seconds,
-    )
+    return _counted(await database.read(_COUNT, (subject,), consistency=consistency, deadline_seconds=deadline_seconds))
+
+
+class Peeked(Protocol):
+    """What a single-instance worker watches with (leases/fence.py)."""
+
+    async def peek(self, sql: str, params: Parameters = ()) -> Rows: ...
+
+
+async def peek(database: Peeked, subject: str) -> int:
+    """As count, through a database that is fenced."""
+    return _counted(await database.peek(_COUNT, (subject,)))
+
+
+def _counted(rows: Rows) -> int:
     return int(str(rows.rows[0][0])) if rows.rows else 0

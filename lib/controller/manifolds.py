@@ -149,13 +149,13 @@ def _address_setter(get: Getter, own: Node) -> AddressSetter:
     conf = own.worker.conf
     if conf is None:
         raise Missing("there is no configuration yet")
-    database = get(domainschema.NAME, Databases).database(CONTROLLER)
-    return AddressSetter(modelmanifolds.responsibility(get, PRIMARY).fenced(database), conf.api_port)
+    held, databases = modelmanifolds.responsibility(get, PRIMARY), get(domainschema.NAME, Databases)
+    return AddressSetter(held.fenced(databases.database(CONTROLLER)), conf.api_port)
 
 
 def _space_keeper(get: Getter, own: Node) -> SpaceKeeper:
-    database = get(domainschema.NAME, Databases).database(CONTROLLER)
-    return SpaceKeeper(modelmanifolds.responsibility(get, PRIMARY).fenced(database), lambda: own.worker.conf)
+    held, databases = modelmanifolds.responsibility(get, PRIMARY), get(domainschema.NAME, Databases)
+    return SpaceKeeper(held.fenced(databases.database(CONTROLLER)), lambda: own.worker.conf)
 
 
 def _model_worker_manager(get: Getter, plugins: Plugins, on_start: Callable[[str], None]) -> ModelWorkerManager:

@@ -6,13 +6,15 @@ import asyncio
 import contextlib
 import dataclasses
 from collections.abc import Callable, Iterator
-from typing import Any, Final, Protocol, runtime_checkable
+from typing import Any, Final, Protocol, TypeVar, cast, runtime_checkable
 
 from controller.engine.housing import Decorator
-from controller.engine.manifold import Bounce, Getter, Manifold, Missing, Worker
+from controller.engine.manifold import Bounce, EngineError, Getter, Manifold, Missing, Worker
 from controller.leases.fence import FencedDatabase
 from controller.leases.lease import Fenced, Key, Lost, Token
 from dbaccessor.database import Database
+
+_T = TypeVar("_T")
 
 # Why most responsibilities that are lost are over.
 LATE: Final = "it was not renewed in time"
@@ -108,8 +110,9 @@ class Singular(Protocol):
 def is_responsible(flag: str = "is-responsible") -> Decorator:
     """Return a decorator: the manifold runs only while this singular flag says yes.
 
-    Its start gets the responsibility by `get(flag, Singular).responsibility`. A worker that ends with Lost or Fenced
-    is started again when this controller is responsible again.
+    Its start gets the responsibility by `get(flag, Singular).responsibility`, and databases by
+    `get(name, FencedDatabase)`: fenced by this responsibility. Asking for a plain Database raises EngineError.
+    A worker that ends with Lost or Fenced is started again when this controller is responsible again.
     """
 
     def house(manifold: Manifold) -> Manifold:
@@ -117,7 +120,7 @@ def is_responsible(flag: str = "is-responsible") -> Decorator:
             responsibility = get(flag, Singular).responsibility  # type: ignore[type-abstract]
             if responsibility is None:
                 raise Missing(f"{flag} says no")
-            return _Occupant(manifold.start(get), responsibility)
+            return _Occupant(manifold.start(_fencing(get, responsibility)), responsibility)
 
         def output(occupant: Any) -> object:
             return manifold.output(occupant.worker)
@@ -126,6 +129,23 @@ def is_responsible(flag: str = "is-responsible") -> Decorator:
         return dataclasses.replace(manifold, inputs=inputs, start=start, output=output)
 
     return house
+
+
+def _fencing(get: Getter, responsibility: Responsibility) -> Getter:
+    """Return a getter that hands databases out fenced, and in no other way."""
+
+    def fencing(name: str, kind: type[_T]) -> _T:
+        if kind is FencedDatabase:
+            return cast(_T, responsibility.fenced(get(name, Database)))
+        found = get(name, kind)
+        if isinstance(found, Database):
+            raise EngineError(
+                f"a single-instance worker may not have {name} as a plain Database, which a former holder could write:"
+                f' ask for get("{name}", FencedDatabase); it reads and writes'
+            )
+        return found
+
+    return fencing
 
 
 class _Occupant:

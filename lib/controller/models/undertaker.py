@@ -8,6 +8,8 @@ Each step may be done again, by this one or by its successor on another controll
 | dead | the model's database is deleted | the row is deleted |
 
 A dead model's database is never made again (store.require_database), so deleting it needs no fence.
+Making and deleting are guarded by the incarnation of its namespace instead
+(docs/decisions/14-a-namespace-has-an-incarnation.md).
 """
 
 from __future__ import annotations

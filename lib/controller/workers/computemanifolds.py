@@ -5,7 +5,7 @@ from __future__ import annotations
 from controller import changes
 from controller.controllerconfig import LOCAL_PROVIDER, ControllerConfig
 from controller.engine import Getter, Manifold, Missing
-from controller.leases import Responsibility, Singular, is_responsible
+from controller.leases import FencedDatabase, Responsibility, Singular, is_responsible
 from controller.models.service import Models
 from controller.models.watch import ModelWatch
 from controller.workers import agentfiles
@@ -14,7 +14,6 @@ from controller.workers.enrolment import Enrolment
 from controller.workers.localprovider import PYTHON, LocalProvider
 from controller.workers.machineservice import SUBJECT
 from controller.workers.provider import Provider
-from dbaccessor.database import Database
 
 NAME = "compute-provisioner"
 
@@ -27,7 +26,7 @@ def manifold(flag: str = "is-responsible") -> Manifold:
 
 def _provisioner(get: Getter, flag: str) -> ComputeProvisioner:
     model, models = get("model", ModelWatch).model, get("models", Models)
-    database, config = get("model-database", Database), get("controller-config", ControllerConfig)
+    database, config = get("model-database", FencedDatabase), get("controller-config", ControllerConfig)
     enrolment = get("enrolment", Enrolment)
     held = get(flag, Singular).responsibility  # type: ignore[type-abstract]
     if held is None:
@@ -39,10 +38,10 @@ def _provisioner(get: Getter, flag: str) -> ComputeProvisioner:
         return LocalProvider(url, tags, asker(held)) if url else None
 
     async def count() -> int:
-        return await changes.count(database, SUBJECT)
+        return await changes.peek(database, SUBJECT)
 
     return ComputeProvisioner(
-        held.fenced(database),
+        database,
         held.check,
         find,
         lambda machine: agentfiles.spec(machine, model.uuid, PYTHON),

@@ -5,14 +5,18 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 
+import pytest
+
 import jumpingloop
-from controller.engine import Engine, Getter, Manifold, Worker
-from controller.leases import Key, Manager, Responsibility, Singular, is_responsible, singular
+from controller.engine import Engine, EngineError, Getter, Manifold, Worker
+from controller.leases import FencedDatabase, Key, Manager, Responsibility, Singular, Token, is_responsible, singular
 from controller.leases import timing as timings
 from controller.leases.clock import Clock
 from dbaccessor import errors
+from dbaccessor.database import Database
 from dbaccessor.identity import Epoch
 from leasetable import MemoryStore, Table
+from sqlitenode import SqliteNode
 
 KEY = Key("singular-controller", "m", "m")
 TIMING = timings.for_latency(10)
@@ -210,3 +214,39 @@ def test_a_refused_claim_is_tried_again():
         await one.stop()
 
     jumpingloop.run(run())
+
+
+class Asking:
+    """A getter whose one database is real."""
+
+    def __init__(self, held: Responsibility) -> None:
+        self.held = held
+        self.responsibility = held
+        self.database = Database(SqliteNode(), "model-m")  # type: ignore[arg-type]
+
+    def check(self) -> bool:
+        return True
+
+    def __call__(self, name: str, kind: type) -> object:
+        found = self if name == "is-responsible" else self.database
+        assert isinstance(found, kind)
+        return found
+
+
+@pytest.mark.parametrize("kind", [Database, object])
+def test_a_single_instance_worker_gets_its_database_fenced_and_not_otherwise(kind: type):
+    async def story() -> None:
+        asking = Asking(Responsibility(KEY, Token(0, 1), "0", "i", lambda: 0.0))
+        got: list[object] = []
+
+        def start(get: Getter) -> Worker:
+            got.append(get("model-database", FencedDatabase))
+            get("model-database", kind)
+            raise AssertionError("a plain database was handed out")
+
+        with pytest.raises(EngineError, match=r'ask for get\("model-database", FencedDatabase\)'):
+            is_responsible()(Manifold(start, inputs=("model-database",))).start(asking)  # type: ignore[arg-type]
+        assert got == [asking.held.fenced(asking.database)]
+        asking.database.close()
+
+    asyncio.run(story())
