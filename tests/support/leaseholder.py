@@ -37,6 +37,8 @@ from lossyway import LossyWay
 KEY = Key("singular-controller", "m", "m")
 MODEL = "model-m"
 ACT_SECONDS = 0.01
+# What moves the wall clock of a running holder, and how far.
+JUMPS = {signal.SIGUSR1: 3600.0, signal.SIGUSR2: -3600.0}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -105,6 +107,14 @@ class Holders:
 
     def thaw(self, n: int) -> None:
         self.children[n].send_signal(signal.SIGCONT)
+
+    def move_wall(self, n: int, jump: signal.Signals) -> None:
+        """Move the wall clock of this one by one of JUMPS while it runs, and return when it has moved."""
+        file = self.nodes.folder / f"acts.wall-{n}"
+        self.wait(lambda _: file.exists(), f"{n} lets its wall clock be moved")
+        before = file.stat().st_size
+        self.children[n].send_signal(jump)
+        self.wait(lambda _: file.stat().st_size > before, f"the wall clock of {n} has moved")
 
     def terminate(self, n: int) -> int:
         """SIGTERM; return the exit status."""
@@ -250,9 +260,26 @@ def play(three: Processes, count: int, story: Callable[[Holders], None], seconds
     judge(asyncio.run(written(three)))
 
 
+def _make_wall_movable(file: Path) -> None:
+    """Have each of JUMPS move `time.time` for all of this process, and note in the file what it says from then on."""
+    true, offset = time.time, 0.0
+    time.time = lambda: true() + offset
+
+    def move(jump: float) -> None:
+        nonlocal offset
+        offset += jump
+        with file.open("a") as noted:
+            noted.write(f"{time.time() - true():.0f}\n")
+
+    for number, jump in JUMPS.items():
+        asyncio.get_running_loop().add_signal_handler(number, move, jump)
+    file.touch()
+
+
 async def _live(described: dict[str, Any]) -> None:
     numbered = ({int(index): number for index, number in described[what].items()} for what in ("ids", "ports"))
     nodes = Processes.elsewhere(*numbered)
+    _make_wall_movable(Path(f"{described['acts']}.wall-{described['holder']}"))
     leases, model = Database(nodes, lease_store.DATABASE), Database(nodes, MODEL)
     store = LeaseStore(leases)
     seconds = float(described["seconds"])

@@ -7,13 +7,15 @@ commits, have tokens that only rise.
 from __future__ import annotations
 
 import asyncio
+import itertools
+import signal
 import time
 
 import pytest
 
 from controller.leases import timing as timings
 from dqlitenodes import LATENCY_MS, Processes
-from leaseholder import Holders, play
+from leaseholder import JUMPS, Holders, play
 
 DURATION = timings.PROMISED_SECONDS
 TIMING = timings.for_latency(LATENCY_MS)
@@ -154,6 +156,29 @@ def test_an_hour_on_the_wall_clock_changes_nothing(three: Processes):
         assert {act.holder for act in holders.acts()} == {str(first)}
         killed = time.monotonic()
         holders.kill(first)
+        other = holders.wait_for_other(str(first), killed)
+        assert DURATION - 2 < other.at - killed <= bound(holders, killed, other.at)
+
+    play(three, 3, story, DURATION)
+
+
+def test_the_wall_clock_jumps_an_hour_under_the_holder_and_under_who_waits(three: Processes):
+    def story(holders: Holders) -> None:
+        began = holders.acts()[-1]
+        first = holder(holders)
+        waiting = next(n for n in range(3) if n != first)
+        for n, jump in itertools.product((first, waiting), (signal.SIGUSR1, signal.SIGUSR2, signal.SIGUSR2)):
+            holders.move_wall(n, jump)
+            moved = time.monotonic()
+            # Two renewals, and more than ten looks, by the clock that was moved.
+            holders.wait(lambda acts, moved=moved: acts[-1].at > moved + 2, "acts go on")  # type: ignore[misc]
+        assert {act.token for act in holders.acts()} == {began.token}
+        # And once more in the midst of a take-over, on both sides of it.
+        killed = time.monotonic()
+        holders.kill(first)
+        time.sleep(DURATION / 2)
+        for n, jump in zip([n for n in range(3) if n != first], JUMPS, strict=True):
+            holders.move_wall(n, jump)
         other = holders.wait_for_other(str(first), killed)
         assert DURATION - 2 < other.at - killed <= bound(holders, killed, other.at)
 
