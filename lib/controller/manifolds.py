@@ -168,7 +168,8 @@ def _model_worker_manager(get: Getter, plugins: Plugins, on_start: Callable[[str
 
     async def gone(model: Model) -> None:
         try:
-            # The flag may have claimed in the very moment in which it was stopped.
+            # The flag may have been granted its claim in the very moment in which it was stopped. A claim that was
+            # cancelled before its outcome was known is not given up by this: then the lease runs out by itself.
             await manager.revoke(modelmanifolds.key_of(model))
         finally:
             models.databases.forget(model.database)
