@@ -153,3 +153,14 @@ def test_what_is_wrong_with_the_callers_own_statement_is_the_callers():
         assert mine.fenced(stage.database) is fenced
 
     play(story)
+
+
+def test_peeking_raises_no_fence_and_goes_on_after_a_later_holder_came():
+    async def story(stage: Stage) -> None:
+        fenced = stage.holder(1).fenced(stage.database)
+        assert (await fenced.peek("SELECT what FROM work")).rows == ()
+        assert stage.node.sqlite.execute("SELECT count(*) FROM sqlite_master WHERE name = 'fence'").fetchone() == (0,)
+        await stage.holder(2, "1").fenced(stage.database).run(write("a"))
+        assert (await fenced.peek("SELECT what FROM work")).rows == (("a",),)
+
+    play(story)
