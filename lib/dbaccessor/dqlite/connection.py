@@ -32,6 +32,9 @@ _LONGEST_NAME = 4096
 # What the engine says when a row-returning write came through Exec. The write lock stays behind on that connection.
 _ROWS_YIELDED = "rows yielded"
 
+# What a node of 1.18.1 says, as an error, when a statement that has no columns was carried out.
+_NO_COLUMNS = "not an error"
+
 # "" and ":memory:" are SQLite's names for databases that are no files; opening one kills the node.
 _DATABASE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 
@@ -322,6 +325,9 @@ class Connection:
         rows: list[tuple[Value, ...]] = []
         while True:
             answer = await self._receive()
+            if isinstance(answer, wire.Failure) and answer.message == _NO_COLUMNS:
+                self._querying = False
+                return Rows((), ())
             self._querying = isinstance(answer, wire.RowsPart) and not answer.done
             part = self._expect(answer, wire.RowsPart, changes=False)
             rows += part.rows

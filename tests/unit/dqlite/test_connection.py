@@ -253,6 +253,14 @@ WRITE, ASK = "INSERT INTO t SELECT value FROM json_each(?)", "SELECT n FROM t, j
 TOGETHER = f"BEGIN IMMEDIATE; {WRITE}"
 
 
+def test_a_statement_without_columns_is_no_error_where_a_node_calls_it_one():
+    async def play(node: FakeNode, connection: Connection) -> None:
+        assert await connection.query("PRAGMA defer_foreign_keys = ON") == Rows((), ())
+        assert connection.usable
+
+    hold(play, always(failure(errors.ERROR, "not an error")))
+
+
 class OfEarlier:
     """A node that binds parameters to the first statement of a request. `begun` is what it answers to BEGIN alone."""
 
