@@ -7,6 +7,7 @@ same moment: no transaction spans two of them either.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import datetime
 import hashlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
@@ -16,6 +17,7 @@ from dbaccessor import archive, errors
 from dbaccessor.archive import Entry, Manifest
 from dbaccessor.database import Connector, Database
 from dbaccessor.dqlite.connection import Connection
+from dbaccessor.folding import Folding
 from dbaccessor.identity import Identity
 
 _CONNECT_SECONDS = 10.0
@@ -86,16 +88,33 @@ async def _dump(
     digest, sizes = hashlib.sha256(), []
     connection = await connector.to_leader(deadline=loop.time() + _CONNECT_SECONDS)
 
-    async def begin(size: int) -> None:
+    async def start(size: int) -> None:
         sizes.append(size)
         await put(archive.header(name, size))
 
-    async def write(part: bytes) -> None:
+    async def give(part: bytes) -> None:
         digest.update(part)
         await put(part)
 
     async with connection:
-        await connection.dump(name, begin, write, deadline_seconds=_DUMP_SECONDS)
+        with contextlib.ExitStack() as held:
+            folding: Folding | None = None
+
+            async def begin(size: int, log_size: int) -> None:
+                nonlocal folding
+                if log_size:
+                    folding = held.enter_context(Folding(size))
+                else:
+                    await start(size)
+
+            async def write(part: bytes) -> None:
+                await (give(part) if folding is None else asyncio.to_thread(folding.write, part))
+
+            await connection.dump(name, begin, write, deadline_seconds=_DUMP_SECONDS)
+            if folding is not None:
+                await start(await asyncio.to_thread(folding.fold))
+                while part := await asyncio.to_thread(folding.read):
+                    await give(part)
         (size,) = sizes
         await put(archive.padding(size))
         await confirm(connection, loop.time() + _CONNECT_SECONDS)

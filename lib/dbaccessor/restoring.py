@@ -10,7 +10,7 @@ import asyncio
 import sqlite3
 import uuid
 from collections.abc import Callable, Mapping
-from contextlib import closing
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,6 +18,7 @@ from dbaccessor import archive, content, offline, reconfigure, repair
 from dbaccessor.archive import Manifest
 from dbaccessor.dqlite import node
 from dbaccessor.dqlite.connection import Connection
+from dbaccessor.folding import Folding
 from dbaccessor.identity import Epoch, Identity, Known, Store
 from dbaccessor.offline import OfflineNode
 from dbaccessor.repair import CannotRecover, Target
@@ -178,13 +179,19 @@ async def _replay(
 
 
 async def _dump(running: OfflineNode, name: str, target: Path) -> None:
-    with target.open("wb") as out:
+    with target.open("wb") as out, ExitStack() as held:
+        folding: Folding | None = None
 
-        async def begin(_size: int) -> None:
-            pass
+        async def begin(size: int, log_size: int) -> None:
+            nonlocal folding
+            folding = held.enter_context(Folding(size)) if log_size else None
 
         async def write(part: bytes) -> None:
-            out.write(part)
+            out.write(part) if folding is None else folding.write(part)
 
         async with await running.connect() as connection:
             await connection.dump(name, begin, write)
+        if folding is not None:
+            folding.fold()
+            while part := folding.read():
+                out.write(part)

@@ -346,34 +346,39 @@ class Connection:
     async def dump(
         self,
         name: str,
-        begin: Callable[[int], Awaitable[None]],
+        begin: Callable[[int, int], Awaitable[None]],
         write: Callable[[bytes], Awaitable[None]],
         *,
         deadline_seconds: float | None = None,
     ) -> None:
         """Hand the file of database `name`, as it is after its last applied transaction, to `write`, part by part.
 
-        `begin` gets its size first. A node holds the whole file in memory while it answers; this side does not. The
-        deadline counts what `write` takes as well.
+        `begin` gets its size first, and that of the write-ahead log which follows it: 0, but from a node of 1.18.1,
+        whose file is not whole without. A node holds both in memory while it answers; this side does not. The deadline
+        counts what `write` takes as well.
         """
         request = wire.Request(RequestType.DUMP, (name,))
         seconds = self._deadline_seconds if deadline_seconds is None else deadline_seconds
         async with self._conversation(False, seconds), asyncio.timeout(seconds):
             self._send(_encode(request))
             self._querying = True
-            left = await self._dump_header()
+            left = await self._dump_header() - 8
             count = await self._word()
+            sizes: list[int] = []
             for number in range(count):
                 file = await self._text()
                 size = await self._word()
-                if size > left or (number > 0 and size):
+                left -= 8 + len(file.encode()) // 8 * 8 + 8 + size
+                if left < 0 or number > 1 or (number == 1 and size != sizes[1]):
                     raise wire.ProtocolError(f"{file} of {size} bytes is more than a dump can have")
                 if number == 0:
-                    await begin(size)
-                    while size:
-                        chunk = await self._take(min(size, _CHUNK))
-                        size -= len(chunk)
-                        await write(chunk)
+                    # Of the log, nothing is before it but its name and its size.
+                    sizes = [size, max(0, left - (8 + len(f"{file}-wal".encode()) // 8 * 8 + 8)) if count > 1 else 0]
+                    await begin(*sizes)
+                while size:
+                    chunk = await self._take(min(size, _CHUNK))
+                    size -= len(chunk)
+                    await write(chunk)
             self._querying = False
 
     async def _dump_header(self) -> int:

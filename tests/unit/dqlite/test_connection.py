@@ -239,8 +239,8 @@ def test_the_deadline_of_a_dump_counts_whoever_takes_it_as_well():
         async def stuck(part: bytes) -> None:
             await asyncio.Event().wait()
 
-        async def begin(size: int) -> None:
-            pass
+        async def begin(size: int, log_size: int) -> None:
+            assert (size, log_size) == (1 << 20, 0)
 
         async with asyncio.timeout(10):
             with pytest.raises(errors.NotReady):
