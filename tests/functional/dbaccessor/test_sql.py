@@ -10,10 +10,8 @@ import subprocess
 import sys
 import time
 
-import pytest
-
 from dbaccessor import confsocket
-from dbaccessor.dqlite import native
+from libraryversion import queries_on_threads
 from loopback import LIB, Cluster
 from offline import hactl, insert, rows, told
 
@@ -111,7 +109,7 @@ def test_a_long_query_is_given_up_and_the_node_lives(cluster):
     assert cluster.terminate(0) == 0
 
 
-@pytest.mark.skipif(native.load().version_info < (1, 18, 2), reason="this libdqlite runs queries on the loop on which it answers everybody")
+@queries_on_threads
 def test_control_c_gives_a_statement_up_and_a_query_without_an_end_holds_up_no_stop(cluster):
     cluster.form(1)
     insert(cluster, [0], [1])

@@ -9,8 +9,8 @@ import pytest
 
 from dbaccessor import errors
 from dbaccessor.database import Database, Transaction
-from dbaccessor.dqlite import native
 from dqlitenodes import Processes
+from libraryversion import queries_on_threads
 
 # docs/decisions/10-what-a-client-may-not-ask.md, and what else people write. Each is refused, or harmless.
 HOSTILE = [
@@ -92,7 +92,7 @@ def test_none_of_these_ends_a_node_or_a_leadership(three: Processes):
 ENDLESS = "WITH RECURSIVE c(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM c LIMIT 40000000) SELECT count(*) FROM c"
 
 
-@pytest.mark.skipif(native.load().version_info < (1, 18, 2), reason="this libdqlite runs queries on the loop on which it answers everybody")
+@queries_on_threads
 @pytest.mark.parametrize("in_transaction", [False, True])
 def test_a_long_query_can_be_given_up_and_holds_nobody_up(three: Processes, in_transaction: bool):
     async def play() -> None:
