@@ -266,16 +266,17 @@ class Dialer:
         self, ip: str, controller_id: str | None
     ) -> tuple[asyncio.StreamReader, asyncio.StreamWriter, tls.Peer | None]:
         """Connect, and make sure of who is there (None: anybody). Raises OSError, BadCredentials."""
-        if self.keyring is None:
+        contexts = self.keyring.current() if self.keyring is not None else None
+        if contexts is None:
             reader, writer = await asyncio.open_connection(ip, self.book.port)
-            prepare(writer.get_extra_info("socket"))
-            return reader, writer, None
-        contexts = self.keyring.current()
-        reader, writer = await asyncio.open_connection(
-            ip, self.book.port, ssl=contexts.client, server_hostname="", ssl_shutdown_timeout=_CLOSE_SECONDS
-        )
+        else:
+            reader, writer = await asyncio.open_connection(
+                ip, self.book.port, ssl=contexts.client, server_hostname="", ssl_shutdown_timeout=_CLOSE_SECONDS
+            )
         try:
             prepare(writer.get_extra_info("socket"))
+            if contexts is None:
+                return reader, writer, None
             peer = contexts.identify(writer.get_extra_info("ssl_object"))
             if controller_id is not None:
                 preamble.check_peer(peer, controller_id)

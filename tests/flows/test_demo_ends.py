@@ -23,7 +23,8 @@ pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="namespaces need root"
 def demo(tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
     """A demo whose run lives below tmp_path, told to a pipe."""
     process = subprocess.Popen(
-        [sys.executable, "-m", "demo", "--json", str(tmp_path / "out.json")],
+        # Whoever runs the tests in the background ignores the signal, and so would all that is started here.
+        ["env", "--default-signal=INT", sys.executable, "-m", "demo", "--json", str(tmp_path / "out.json")],
         cwd=ROOT,
         env=os.environ | {"TMPDIR": str(tmp_path)},
         stdout=subprocess.PIPE,

@@ -32,7 +32,8 @@ class Terminal:
     def __init__(self, *arguments: object) -> None:
         self._keyboard, screen = pty.openpty()
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "controller.cli", *map(str, arguments)],
+            # Whoever runs the tests in the background ignores the signal, and so would all that is started here.
+            ["env", "--default-signal=INT", sys.executable, "-m", "controller.cli", *map(str, arguments)],
             stdin=screen,
             stdout=screen,
             stderr=screen,
