@@ -91,8 +91,8 @@ class Bench:
 
     def failover(self, cluster: Cluster, rounds: int) -> None:
         """The leader goes, in order or not, while another member writes."""
-        for _ in range(rounds):
-            for how, end in (("kill -9", cluster.kill), ("a planned stop", cluster.stop)):
+        for how, end in (("kill -9", cluster.kill), ("a planned stop", cluster.stop)):
+            for _ in range(rounds):
                 leader = cluster.leader()
                 writer = (leader + 1) % 3
                 cluster.tell({writer: {"do": "gap", "seconds": 3}})
