@@ -1,10 +1,10 @@
-"""Keeps the leader's write-ahead log short enough for the library: hands leadership over, or restarts the node.
+"""Keeps the leader's write-ahead log within bounds: hands leadership over, or restarts the node.
 
 A leader copies its log back into the database only at a moment when nobody reads it. Where reads overlap all the time
-the log grows, and beyond some 8,000 frames the library aborts the process (docs/reference/libdqlite.md). Nothing from
-outside makes readers pause on all controllers at one moment; but a node that stops leading has none, and its log is
-empty a moment later. So a leader whose log stays long gives leadership to another voter. One that has nobody to give it
-to, a lone one mostly, is restarted in order: what the library would do in disorder.
+the log grows, and with it the memory of every node and the work of each read (docs/reference/libdqlite.md). Nothing
+from outside makes readers pause on all controllers at one moment; but a node that stops leading has none, and its log
+is empty a moment later. So a leader whose log stays long gives leadership to another voter. One that has nobody to give
+it to, a lone one mostly, is restarted in order, and only when its log has grown much longer still.
 """
 
 from __future__ import annotations
@@ -18,17 +18,15 @@ from dbaccessor.dqlite.walindex import WalIndexes
 
 log = logging.getLogger(__name__)
 
-_LOOK_SECONDS = 0.05
-# The library begins to want a checkpoint at 1,000 frames, and aborts at 8,159.
-LONG_FRAMES = 4000
-# Beyond this there is no time to lose; nor where the log would be there after two more looks.
-TOO_LONG_FRAMES = 6000
+_LOOK_SECONDS = 0.5
+# The library wants a checkpoint from 1,000 frames on. These are 32 MiB, and 128 MiB.
+LONG_FRAMES = 8_000
+HUGE_FRAMES = 32_000
 # A log that is long for one look may be one large transaction, which the next one takes away.
 _LOOKS = 3
-# What was done shows its effect within this; a cluster that is handed around does no work. A log that is too long all
-# the same cannot wait as long.
+# What was done shows its effect within this; a cluster that is handed around does no work.
 _PAUSE_SECONDS = 5.0
-_SHORT_PAUSE_SECONDS = 0.5
+_AGAIN_SECONDS = 1.0
 
 
 class LogWatch:
@@ -49,8 +47,8 @@ class LogWatch:
         self._restart = restart
         self._on_relief = on_relief
         self._led = False
-        self._long_looks = self._before = 0
-        self._done_at = self._failed_at = float("-inf")
+        self._long_looks = 0
+        self._not_before = float("-inf")
         # Of the longest log of the own node while it leads, None where it cannot be seen.
         self.frames: int | None = None
 
@@ -66,27 +64,23 @@ class LogWatch:
         # No answer is no news: a node that is too busy to give one may be writing most of all.
         self._led = self._led if leads is None else leads
         self.frames = self._indexes.frames() if self._led else None
-        before, frames = self._before, self.frames or 0
-        self._before = frames
+        frames = self.frames or 0
         self._long_looks = self._long_looks + 1 if frames >= LONG_FRAMES else 0
         now = asyncio.get_running_loop().time()
-        growth = max(0, frames - before) if before else 0
-        too_long = frames >= LONG_FRAMES and frames + 2 * growth >= TOO_LONG_FRAMES
-        pause = _SHORT_PAUSE_SECONDS if too_long else _PAUSE_SECONDS
-        if (self._long_looks < _LOOKS and not too_long) or now < max(self._done_at + pause, self._failed_at + 1.0):
+        if self._long_looks < _LOOKS or now < self._not_before:
             return
         try:
             heir = await self._hand_over()
             if heir:
                 log.warning("the write-ahead log has %d frames, as reads never pause: %s leads now", frames, heir)
                 self._on_relief("handover")
-            elif too_long:
+            elif frames >= HUGE_FRAMES:
                 log.warning("the write-ahead log has %d frames, and nobody else can lead: restarting the node", frames)
                 await self._restart()
                 self._on_relief("restart")
             else:
                 return
-            self._done_at = asyncio.get_running_loop().time()
+            self._not_before = asyncio.get_running_loop().time() + _PAUSE_SECONDS
         except (errors.DbAccessorError, OSError) as error:
-            self._failed_at = now
+            self._not_before = now + _AGAIN_SECONDS
             log.warning("the write-ahead log has %d frames, and nothing could be done yet: %s", frames, error)

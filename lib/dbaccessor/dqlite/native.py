@@ -13,6 +13,7 @@ from typing import Any
 import cffi
 
 from dbaccessor import errors
+from dbaccessor.dqlite import shmorder
 
 OLDEST = (1, 16, 0)
 # Versions on which the functional suite has passed, by the library's own word: Debian 13's package 1.18.1 calls itself
@@ -78,11 +79,13 @@ class Library:
         number = int(c.dqlite_version_number())
         self.version_info = (number // 10000, number // 100 % 100, number % 100)
         self.version = ".".join(map(str, self.version_info))
+        # Whether a write-ahead log may have any length (shmorder.py); `load` says so.
+        self.guarded = False
 
     @property
     def proven(self) -> bool:
-        """True when the functional suite of this project has passed on this version."""
-        return self.version in PROVEN
+        """True when the functional suite of this project has passed on this version, guarded as here."""
+        return self.guarded and self.version in PROVEN
 
     def has(self, symbol: str) -> bool:
         """Say whether the library has this function."""
@@ -112,4 +115,5 @@ def load() -> Library:
     missing = [symbol for symbol in _REQUIRED if not library.has(symbol)]
     if missing:
         raise errors.LibraryTooOld(f"{needed}, and {path} ({library.version}) lacks {', '.join(missing)}")
+    library.guarded = shmorder.install(library.c, ffi, path)
     return library

@@ -19,12 +19,12 @@ _VERSION = 3007000
 # iVersion, (3 words), mxFrame, and the rest of one of the two copies.
 _HEADER = struct.Struct("=I12xI28x")
 # Which files there are changes with each database that is opened first or deleted. To look takes a call for each
-# descriptor; and a log that is new may grow by some thousands of frames until it is found.
-_LIST_SECONDS = 0.2
+# descriptor, and a controller with many agents has thousands.
+_LIST_SECONDS = 5.0
 
 
 class WalIndexes:
-    """The wal-indexes of all databases. Cheap enough for many questions a second."""
+    """The wal-indexes of all databases."""
 
     def __init__(self) -> None:
         self._files: dict[int, tuple[int, int]] = {}
@@ -50,7 +50,7 @@ class WalIndexes:
 def _list() -> dict[int, tuple[int, int]]:
     """Return the descriptors of the files, each with what tells whether it is still the same file."""
     found = {}
-    # Not through Path, which takes several times as long: this is done often, beside whatever is urgent.
+    # Not through Path, which takes several times as long.
     for name in os.listdir(_DESCRIPTORS):  # noqa: PTH208
         with contextlib.suppress(OSError):
             if os.readlink(f"{_DESCRIPTORS}/{name}").startswith(_FILE):  # noqa: PTH115

@@ -1,0 +1,121 @@
+"""Lets SQLite ask for the parts of a wal-index in any order, which libdqlite 1.18.2 and later do not survive.
+
+SQLite keeps an index of the write-ahead log in shared memory, in parts of 32 KiB: the first is for 4,062 frames, each
+other for 4,096 (walformat.html, 2.). A connection asks its VFS for a part when it needs it first, and a reader looks at
+the newest frames first: with three parts, one that has the first asks for the third. libdqlite maps the parts of a
+connection only one after the other, and aborts the process where one is left out (`vfsMainFileShmMap`).
+
+So each connection of a node gets a table of file methods of its own, which differs in one function: it asks the
+library's for all parts before the one that is wanted, which is quick where a connection has them. This is SQLite's own
+way of putting something between it and a VFS (vfs.html, "VFS shims"), by documented interfaces only. The function is
+called once for each part that a connection needs, never for a statement.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import logging
+import os
+from typing import Any, Final
+
+import cffi
+
+log = logging.getLogger(__name__)
+
+_DECLARATIONS = """
+typedef struct sqlite3_file sqlite3_file;
+typedef struct {
+    int iVersion;
+    void *basic[12];
+    int (*xShmMap)(sqlite3_file *, int part, int size, int extend, void **out);
+    void *xShmLock;
+    void *xShmBarrier;
+    void *xShmUnmap;
+} io_methods_2;
+struct sqlite3_file { const io_methods_2 *pMethods; };
+
+int sqlite3_auto_extension(int (*entry)(void *db, const char **error, const void *api));
+int sqlite3_file_control(void *db, const char *name, int op, void *arg);
+"""
+_LINKER = """
+typedef struct { const char *dli_fname; void *dli_fbase; const char *dli_sname; void *dli_saddr; } Dl_info;
+int dladdr(const void *address, Dl_info *info);
+"""
+
+_OK: Final = 0
+_IOERR_SHMMAP: Final = 5386
+_FCNTL_FILE_POINTER: Final = 7
+
+
+def install(c: Any, ffi: Any, path: str) -> bool:
+    """Guard every connection that the library `c` opens from now on. Call it once in a process.
+
+    False where SQLite cannot be reached through this library (one that has it built in, say): then nothing is
+    changed. `ffi` is the one `c` comes from, `path` what it was loaded as.
+    """
+    sqlite = cffi.FFI()
+    sqlite.cdef(_DECLARATIONS)
+    # Through the library, not by SQLite's own name: whichever SQLite it uses is the one that counts.
+    functions: Any = sqlite.dlopen(path, os.RTLD_NOW | os.RTLD_NODELETE)
+    linker = cffi.FFI()
+    linker.cdef(_LINKER)
+    try:
+        file_control, auto_extension = functions.sqlite3_file_control, functions.sqlite3_auto_extension
+        c_library: Any = linker.dlopen(None)
+        locate = c_library.dladdr
+    except (AttributeError, OSError) as error:
+        log.warning("SQLite cannot be reached through %s, long write-ahead logs are not guarded: %s", path, error)
+        return False
+
+    def base(address: int) -> int:
+        """Return where the shared object begins that this address lies in, 0 if there is none."""
+        info: Any = linker.new("Dl_info *")
+        found = locate(linker.cast("void *", address), info)
+        return int(linker.cast("uintptr_t", info.dli_fbase)) if found else 0
+
+    ours = base(int(ffi.cast("uintptr_t", c.dqlite_node_create)))
+    tables: dict[int, Any] = {}
+
+    def opened(db: Any, _error: Any, _api: Any) -> int:
+        # For every connection of this process, Python's own among them, before its first statement.
+        out = sqlite.new("sqlite3_file **")
+        if file_control(db, sqlite.NULL, _FCNTL_FILE_POINTER, out) != _OK or out[0] == sqlite.NULL:
+            return _OK
+        methods = out[0].pMethods
+        address = int(sqlite.cast("uintptr_t", methods))
+        if address and base(address) == ours and methods.iVersion >= 2 and methods.xShmMap != sqlite.NULL:
+            if address not in tables:
+                tables[address] = _in_order(sqlite, methods)
+            out[0].pMethods = tables[address]
+        return _OK
+
+    entry = sqlite.callback("int(void *, const char **, const void *)", opened, error=_OK)
+    _keep_for_ever(entry)
+    return ours != 0 and auto_extension(entry) == _OK
+
+
+def _in_order(sqlite: Any, methods: Any) -> Any:
+    """Return a copy of the methods whose xShmMap takes parts in any order."""
+    original = methods.xShmMap
+
+    def shm_map(file: Any, part: int, size: int, extend: int, out: Any) -> int:
+        for each in range(part + 1):
+            code = original(file, each, size, extend, out)
+            # One that is not there, and not to be made, is no error; those after it are not there either.
+            if code != _OK or out[0] == sqlite.NULL:
+                return int(code)
+        return _OK
+
+    callback = sqlite.callback("int(sqlite3_file *, int, int, int, void **)", shm_map, error=_IOERR_SHMMAP)
+    copy = sqlite.new("io_methods_2 *", methods[0])
+    # Those of version 3 are for mapped database files, which this is not.
+    copy.iVersion = 2
+    copy.xShmMap = callback
+    _keep_for_ever(callback, copy)
+    return copy
+
+
+def _keep_for_ever(*called_by_c: Any) -> None:
+    """Never free these, also not when the interpreter ends: a node that nobody stopped may open connections then."""
+    for each in called_by_c:
+        ctypes.pythonapi.Py_IncRef(ctypes.py_object(each))
