@@ -112,7 +112,7 @@ def write_files(disk: Path, spec: Mapping[str, Any]) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         try:
             with tarfile.open(fileobj=io.BytesIO(_decoded(archive.get("base64", "")))) as packed:
-                packed.extractall(folder, filter="data")
+                _unpack(packed, folder)
         except (tarfile.TarError, EOFError) as error:
             raise BadSpec(f"the archive for {archive.get('folder')}: {error}") from None
     wants = _place(disk, f"{_WANTS}/x").parent
@@ -121,6 +121,23 @@ def write_files(disk: Path, spec: Mapping[str, Any]) -> None:
         if "/" in str(name):
             raise BadSpec(f"{name!r} is no service's name")
         (wants / str(name)).symlink_to(f"/etc/systemd/system/{name}")
+
+
+def _unpack(packed: tarfile.TarFile, folder: Path) -> None:
+    """Write the archive's plain files below the folder. Raises BadSpec for whatever else it holds.
+
+    Not `extractall(filter="data")`: Debian 12's Python is older than that.
+    """
+    for member in packed:
+        pure = PurePosixPath(member.name)
+        if pure.is_absolute() or ".." in pure.parts or not (member.isreg() or member.isdir()):
+            raise BadSpec(f"an archive holds {member.name}: only plain files below its folder are unpacked")
+        path = folder / pure
+        (path if member.isdir() else path.parent).mkdir(parents=True, exist_ok=True)
+        content = packed.extractfile(member)  # None for a folder.
+        if content is not None:
+            path.write_bytes(content.read())
+            path.chmod(member.mode & 0o777)
 
 
 def _entries(spec: Mapping[str, Any], key: str) -> list[dict[str, Any]]:

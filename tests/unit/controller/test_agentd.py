@@ -83,7 +83,7 @@ def test_what_a_new_machine_gets_is_all_that_an_agent_needs(tmp_path: Path):
     assert service.environment["PYTHONPATH"] == archive.folder
     assert len(archive.content) < 1 << 20
     with tarfile.open(fileobj=io.BytesIO(archive.content)) as packed:
-        packed.extractall(tmp_path / "lib", filter="data")
+        packed.extractall(tmp_path / "lib")
     (tmp_path / "machine.json").write_text(files["/var/lib/ha-agent/machine.json"])
     process = agentd(tmp_path, tmp_path / "lib")
     until_there(tmp_path / "agentd.json")
