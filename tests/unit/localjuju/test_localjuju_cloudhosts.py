@@ -8,7 +8,6 @@ import tarfile
 from pathlib import Path
 
 import pytest
-
 from localjuju.cloud import BadSpec
 from localjuju.cloudhosts import write_files
 
