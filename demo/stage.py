@@ -301,6 +301,7 @@ class Stage:
             for name, unit in self.units().items():
                 workload = unit["workload-status"]
                 yield f"{name}: {workload['current']}: {workload.get('message', '')}"
+                yield from self._on(name, "sh", "-c", "hactl status 2>&1 || true").splitlines()
                 yield from self._on(name, "journalctl", "-u", _SERVICE, "-n", "10").splitlines()
         with contextlib.suppress(Failed):
             yield from self.juju("debug-log", "--limit", "40").splitlines()
