@@ -246,5 +246,5 @@ def test_a_missing_library_is_an_error_that_names_the_version_needed():
         check=True,
     )
 
-    assert "1.16.0 is needed" in result.stdout
+    assert "1.18.0 is needed" in result.stdout
     assert "libno-such-thing.so" in result.stdout

@@ -35,8 +35,8 @@ def replaced(value: Status | Cluster, **changes: object):  # type: ignore[no-unt
             ops.ActiveStatus("voter, 2/2 nodes"),
         ),
         (
-            replaced(SERVING, dqlite_proven=False, dqlite_version="1.16.0"),
-            ops.ActiveStatus("leader, 3/3 nodes; libdqlite 1.16.0 is unproven"),
+            replaced(SERVING, dqlite_proven=False, dqlite_version="1.18.9"),
+            ops.ActiveStatus("leader, 3/3 nodes; libdqlite 1.18.9 is unproven"),
         ),
         (
             replaced(SERVING, cluster=replaced(HEALTHY, leader=None, health="no-quorum", advice="revive controller 1")),
