@@ -21,6 +21,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mappin
 from pathlib import Path
 from typing import Any, TypeVar
 
+import freezing
 from dbaccessor import errors
 from dbaccessor.dqlite import node, shmorder
 from dbaccessor.dqlite.connection import Connection, Member, Role
@@ -214,7 +215,10 @@ class InProcess(Cluster):
 
 
 class Processes(Cluster):
-    """Each node in a process of its own on a loopback port: can be killed, frozen and thawed."""
+    """Each node in a process of its own on a loopback port: can be killed, frozen and thawed.
+
+    `latency_ms` holds for the nodes that are started from then on.
+    """
 
     def __init__(self, folder: Path, count: int, *, guarded: bool = True) -> None:
         super().__init__(folder)
@@ -222,6 +226,7 @@ class Processes(Cluster):
         self.ids = {index: node.new_id() for index in range(count)}
         self.ports = dict(enumerate(_free_ports(count)))
         self.children: dict[int, subprocess.Popen[str]] = {}
+        self.latency_ms = LATENCY_MS
 
     def from_outside(self) -> Processes:
         """Return a way to the same nodes for somebody else, who starts and kills nothing."""
@@ -241,7 +246,7 @@ class Processes(Cluster):
             "name": self.name(index),
             "directory": str(self.directory(index)),
             "ports": {self.name(i): self.ports[i] for i in self.ids},
-            "latency_ms": LATENCY_MS,
+            "latency_ms": self.latency_ms,
             "guarded": self.guarded,
         }
         self.children[index] = subprocess.Popen(
@@ -280,6 +285,13 @@ class Processes(Cluster):
 
     def signal(self, index: int, number: signal.Signals) -> None:
         self.children[index].send_signal(number)
+
+    def freeze(self, index: int) -> None:
+        """SIGSTOP, and wait until every thread has stopped: from then on it acknowledges nothing."""
+        freezing.freeze(self.children[index])
+
+    def thaw(self, index: int) -> None:
+        self.signal(index, signal.SIGCONT)
 
     def kill(self, index: int) -> None:
         """SIGKILL, and wait until it is gone."""

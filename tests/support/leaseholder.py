@@ -21,6 +21,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import freezing
 from bystander import Bystander
 from controller.engine import Engine, Getter, Manifold, Worker
 from controller.leases import Key, Manager, Responsibility, Singular, Token, is_responsible, singular
@@ -103,7 +104,8 @@ class Holders:
         self.children[n].wait(DEADLINE_SECONDS)
 
     def freeze(self, n: int) -> None:
-        self.children[n].send_signal(signal.SIGSTOP)
+        """SIGSTOP, and wait until every thread has stopped."""
+        freezing.freeze(self.children[n])
 
     def thaw(self, n: int) -> None:
         self.children[n].send_signal(signal.SIGCONT)

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
+import freezing
 from dbaccessor import confsocket, tlsfiles
 from dbaccessor.leader import OutsideConnector
 from dbaccessor.tls import Keyring
@@ -145,10 +146,7 @@ class Cluster:
 
     def freeze(self, n: int) -> None:
         """SIGSTOP, and wait until every thread has stopped."""
-        self.signal(n, signal.SIGSTOP)
-        tasks = Path(f"/proc/{self._processes[n].pid}/task")
-        while any((t / "stat").read_text().rsplit(")", 1)[1].split()[0] != "T" for t in tasks.iterdir()):
-            time.sleep(0.001)
+        freezing.freeze(self._processes[n])
 
     def terminate(self, n: int) -> int:
         """SIGTERM; return the exit status."""

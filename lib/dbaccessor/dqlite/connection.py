@@ -314,6 +314,9 @@ class Connection:
             self.close()
         if isinstance(written, wire.Failure):
             self._expect(written, wire.Result, changes=True)
+        elif isinstance(ended, wire.Failure) and ended.code == errors.ERROR:
+            # There was no transaction any more. If BEGIN went ahead by itself, the write may have lasted without one.
+            raise errors.Indefinite(f"the batch may have been committed: {ended.message}", code=ended.code)
         self._expect(ended, wire.Result, changes=True)
         if isinstance(rows, errors.DbAccessorError):
             raise errors.Indefinite(f"the batch was committed, and not what came of it told: {rows}") from rows

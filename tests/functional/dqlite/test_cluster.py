@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import signal
 import statistics
 import time
 
@@ -180,7 +179,7 @@ def test_a_frozen_leader_makes_requests_end_at_their_deadline(three: Processes):
         async with three.connect(leader) as connection:
             await connection.open_database("data")
             await connection.execute("CREATE TABLE t(a)")
-            three.signal(leader, signal.SIGSTOP)
+            three.freeze(leader)
             try:
                 started = time.monotonic()
                 with pytest.raises(errors.Indefinite, match="no answer within"):
@@ -191,7 +190,7 @@ def test_a_frozen_leader_makes_requests_end_at_their_deadline(three: Processes):
                     await connection.leader()
                 await three.wait_for_leader(other_than=leader)
             finally:
-                three.signal(leader, signal.SIGCONT)
+                three.thaw(leader)
 
     asyncio.run(play())
 
@@ -235,7 +234,7 @@ def test_one_frozen_follower_does_not_slow_the_writes_of_the_others(three: Proce
         async with three.connect(leader) as connection:
             await connection.open_database("data")
             await connection.execute("CREATE TABLE t(a)")
-            three.signal(frozen, signal.SIGSTOP)
+            three.freeze(frozen)
             try:
                 started = time.monotonic()
                 late: list[float] = []
@@ -246,7 +245,7 @@ def test_one_frozen_follower_does_not_slow_the_writes_of_the_others(three: Proce
                         late.append(time.monotonic() - before)
                     await asyncio.sleep(0.05)
             finally:
-                three.signal(frozen, signal.SIGCONT)
+                three.thaw(frozen)
         assert statistics.median(late) < 0.25
 
     asyncio.run(play())

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import signal
 
 import pytest
 
@@ -30,11 +29,11 @@ def test_voters_vouch_for_the_leader_they_follow_and_for_no_other(three: Process
 
         await ask()
         others = [index for index in range(3) if index != old]
-        three.signal(others[0], signal.SIGSTOP)
+        three.freeze(others[0])
         try:
             await ask()  # One of the two is enough.
         finally:
-            three.signal(others[0], signal.SIGCONT)
+            three.thaw(others[0])
         await three.wait_for_roles(3, 0)
 
         async with three.connect(old) as connection:

@@ -26,9 +26,10 @@ def frames(pid: int) -> int:
     """Return the length of the longest write-ahead log in that process, 0 where none can be seen."""
     lengths = [0]
     for entry in Path(f"/proc/{pid}/fd").iterdir():
-        if str(entry.readlink()).startswith("/memfd:dqlite-shm"):
-            header = entry.read_bytes()[:20]
-            lengths += struct.unpack_from("=I", header, 16) if len(header) == 20 else ()
+        with contextlib.suppress(FileNotFoundError):  # A connection may end meanwhile.
+            if str(entry.readlink()).startswith("/memfd:dqlite-shm"):
+                header = entry.read_bytes()[:20]
+                lengths += struct.unpack_from("=I", header, 16) if len(header) == 20 else ()
     return max(lengths)
 
 

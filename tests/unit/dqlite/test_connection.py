@@ -314,3 +314,18 @@ def test_a_batch_whose_parameters_are_wrong_is_refused_once_it_was_tried_both_wa
         assert connection.usable
 
     hold(play, OfEarlier(written=failure(errors.RANGE, "bind parameters")))
+
+
+def test_a_batch_that_was_written_outside_a_transaction_is_in_doubt():
+    """Whatever ended the transaction between BEGIN and the write: the write has lasted, or is gone with it."""
+
+    async def play(node: FakeNode, connection: Connection) -> None:
+        with pytest.raises(errors.Indefinite, match="no transaction is active"):
+            await connection.group(WRITE, ASK, "[]")
+        assert not connection.usable
+
+    def ended_between(asked: Asked) -> object:
+        return failure(errors.ERROR, "no transaction is active") if asked.text == "COMMIT" else earlier(asked)
+
+    earlier = OfEarlier()
+    hold(play, ended_between)
