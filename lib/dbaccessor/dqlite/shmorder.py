@@ -16,6 +16,7 @@ from __future__ import annotations
 import ctypes
 import logging
 import os
+import threading
 from typing import Any, Final
 
 import cffi
@@ -37,10 +38,16 @@ struct sqlite3_file { const io_methods_2 *pMethods; };
 int sqlite3_auto_extension(int (*entry)(void *db, const char **error, const void *api));
 int sqlite3_file_control(void *db, const char *name, int op, void *arg);
 """
+_ENTRY: Final = "int (*)(void *, const char **, const void *)"
+_SHM_MAP: Final = "int (*)(sqlite3_file *, int, int, int, void **)"
 _LINKER = """
 typedef struct { const char *dli_fname; void *dli_fbase; const char *dli_sname; void *dli_saddr; } Dl_info;
 int dladdr(const void *address, Dl_info *info);
 """
+
+# Each of these is taken apart here and now: the first use of one takes a lock, and a process forked from this one while
+# another thread has it would wait for ever when it opens its first connection.
+_SQLITE_TYPES: Final = ("sqlite3_file **", "uintptr_t", "io_methods_2 *", _ENTRY, _SHM_MAP)
 
 _OK: Final = 0
 _IOERR_SHMMAP: Final = 5386
@@ -55,10 +62,14 @@ def install(c: Any, ffi: Any, path: str) -> bool:
     """
     sqlite = cffi.FFI()
     sqlite.cdef(_DECLARATIONS)
+    for each in _SQLITE_TYPES:
+        sqlite.typeof(each)
     # Through the library, not by SQLite's own name: whichever SQLite it uses is the one that counts.
     functions: Any = sqlite.dlopen(path, os.RTLD_NOW | os.RTLD_NODELETE)
     linker = cffi.FFI()
     linker.cdef(_LINKER)
+    for each in ("Dl_info *", "void *", "uintptr_t"):
+        linker.typeof(each)
     try:
         file_control, auto_extension = functions.sqlite3_file_control, functions.sqlite3_auto_extension
         c_library: Any = linker.dlopen(None)
@@ -89,7 +100,7 @@ def install(c: Any, ffi: Any, path: str) -> bool:
             out[0].pMethods = tables[address]
         return _OK
 
-    entry = sqlite.callback("int(void *, const char **, const void *)", opened, error=_OK)
+    entry = sqlite.callback(_ENTRY, opened, error=_OK, onerror=_raise_later)
     _keep_for_ever(entry)
     return ours != 0 and auto_extension(entry) == _OK
 
@@ -106,13 +117,48 @@ def _in_order(sqlite: Any, methods: Any) -> Any:
                 return int(code)
         return _OK
 
-    callback = sqlite.callback("int(sqlite3_file *, int, int, int, void **)", shm_map, error=_IOERR_SHMMAP)
+    callback = sqlite.callback(_SHM_MAP, shm_map, error=_IOERR_SHMMAP)
     copy = sqlite.new("io_methods_2 *", methods[0])
     # Those of version 3 are for mapped database files, which this is not.
     copy.iVersion = 2
     copy.xShmMap = callback
     _keep_for_ever(callback, copy)
     return copy
+
+
+class _MainThread:
+    """Turns the kind of an exception into the thread that it shall be raised in: the main one, or none."""
+
+    @staticmethod
+    def from_param(_kind: type[BaseException]) -> ctypes.c_ulong:
+        main = threading.main_thread().ident or 0
+        return ctypes.c_ulong(main if threading.get_ident() == main else 0)
+
+
+class _Again:
+    """Turns an exception into a class whose only instance it is: what is raised later is made by calling a class."""
+
+    @staticmethod
+    def from_param(error: BaseException) -> Any:
+        kind = type(error)
+        if threading.current_thread() is not threading.main_thread():
+            log.error("a connection is not guarded against long write-ahead logs", exc_info=error)
+        return ctypes.py_object(type(kind.__name__, (kind,), {"__new__": lambda _class: error}))
+
+
+class _Unused:
+    @staticmethod
+    def from_param(_traceback: object) -> ctypes.c_void_p:
+        return ctypes.c_void_p(None)
+
+
+# Lets an exception of a signal's handler reach the main thread, which no exception can do through C. Signals are
+# handled wherever the main thread is, in our callback too when it opens a connection of its own: without this a
+# KeyboardInterrupt, or a handler's SystemExit, would be printed and forgotten. It is one C function and not a Python
+# one, which would have the exception raised in itself, and lose it.
+_raise_later: Final[Any] = ctypes.PYFUNCTYPE(None, _MainThread, _Again, _Unused)(  # type: ignore[arg-type]
+    ("PyThreadState_SetAsyncExc", ctypes.pythonapi)
+)
 
 
 def _keep_for_ever(*called_by_c: Any) -> None:
