@@ -9,6 +9,10 @@ So each connection of a node gets a table of file methods of its own, which diff
 library's for all parts before the one that is wanted, which is quick where a connection has them. This is SQLite's own
 way of putting something between it and a VFS (vfs.html, "VFS shims"), by documented interfaces only. The function is
 called once for each part that a connection needs, never for a statement.
+
+It runs on the node's own threads, which wait for Python's lock at its beginning: `sys.getswitchinterval()` where Python
+is busy. What it calls in turn is quick and waits for nobody, so it keeps that lock (ctypes.PyDLL). Given up, the lock
+would have to be waited for again each time.
 """
 
 from __future__ import annotations
@@ -47,7 +51,7 @@ int dladdr(const void *address, Dl_info *info);
 
 # Each of these is taken apart here and now: the first use of one takes a lock, and a process forked from this one while
 # another thread has it would wait for ever when it opens its first connection.
-_SQLITE_TYPES: Final = ("sqlite3_file **", "uintptr_t", "io_methods_2 *", _ENTRY, _SHM_MAP)
+_SQLITE_TYPES: Final = ("uintptr_t", "io_methods_2 *", _ENTRY, _SHM_MAP)
 
 _OK: Final = 0
 _IOERR_SHMMAP: Final = 5386
@@ -66,12 +70,13 @@ def install(c: Any, ffi: Any, path: str) -> bool:
         sqlite.typeof(each)
     # Through the library, not by SQLite's own name: whichever SQLite it uses is the one that counts.
     functions: Any = sqlite.dlopen(path, os.RTLD_NOW | os.RTLD_NODELETE)
+    held = ctypes.PyDLL(path)
     linker = cffi.FFI()
     linker.cdef(_LINKER)
     for each in ("Dl_info *", "void *", "uintptr_t"):
         linker.typeof(each)
     try:
-        file_control, auto_extension = functions.sqlite3_file_control, functions.sqlite3_auto_extension
+        file_control, auto_extension = held.sqlite3_file_control, functions.sqlite3_auto_extension
         c_library: Any = linker.dlopen(None)
         locate = c_library.dladdr
     except (AttributeError, OSError) as error:
@@ -84,20 +89,24 @@ def install(c: Any, ffi: Any, path: str) -> bool:
         found = locate(linker.cast("void *", address), info)
         return int(linker.cast("uintptr_t", info.dli_fbase)) if found else 0
 
+    file_control.argtypes = (ctypes.c_void_p, ctypes.c_char_p, ctypes.c_int, ctypes.c_void_p)
     ours = base(int(ffi.cast("uintptr_t", c.dqlite_node_create)))
+    # By the address of the library's own table, None for those of others.
     tables: dict[int, Any] = {}
 
     def opened(db: Any, _error: Any, _api: Any) -> int:
         # For every connection of this process, Python's own among them, before its first statement.
-        out = sqlite.new("sqlite3_file **")
-        if file_control(db, sqlite.NULL, _FCNTL_FILE_POINTER, out) != _OK or out[0] == sqlite.NULL:
+        out = ctypes.c_void_p()
+        code = file_control(int(sqlite.cast("uintptr_t", db)), None, _FCNTL_FILE_POINTER, ctypes.byref(out))
+        if code != _OK or not out.value:
             return _OK
-        methods = out[0].pMethods
-        address = int(sqlite.cast("uintptr_t", methods))
-        if address and base(address) == ours and methods.iVersion >= 2 and methods.xShmMap != sqlite.NULL:
-            if address not in tables:
-                tables[address] = _in_order(sqlite, methods)
-            out[0].pMethods = tables[address]
+        file: Any = sqlite.cast("sqlite3_file *", out.value)
+        address = int(sqlite.cast("uintptr_t", file.pMethods))
+        if address and address not in tables:
+            mappable = file.pMethods.iVersion >= 2 and file.pMethods.xShmMap != sqlite.NULL
+            tables[address] = _in_order(sqlite, file.pMethods) if mappable and base(address) == ours else None
+        if tables.get(address) is not None:
+            file.pMethods = tables[address]
         return _OK
 
     entry = sqlite.callback(_ENTRY, opened, error=_OK, onerror=_raise_later)
@@ -107,14 +116,16 @@ def install(c: Any, ffi: Any, path: str) -> bool:
 
 def _in_order(sqlite: Any, methods: Any) -> Any:
     """Return a copy of the methods whose xShmMap takes parts in any order."""
-    original = methods.xShmMap
+    c_types = ctypes.c_int, ctypes.c_void_p, ctypes.c_int, ctypes.c_int, ctypes.c_int, ctypes.c_void_p
+    original = ctypes.PYFUNCTYPE(*c_types)(int(sqlite.cast("uintptr_t", methods.xShmMap)))
 
     def shm_map(file: Any, part: int, size: int, extend: int, out: Any) -> int:
+        where, found = int(sqlite.cast("uintptr_t", file)), int(sqlite.cast("uintptr_t", out))
         for each in range(part + 1):
-            code = original(file, each, size, extend, out)
+            code: int = original(where, each, size, extend, found)
             # One that is not there, and not to be made, is no error; those after it are not there either.
             if code != _OK or out[0] == sqlite.NULL:
-                return int(code)
+                return code
         return _OK
 
     callback = sqlite.callback(_SHM_MAP, shm_map, error=_IOERR_SHMMAP)
