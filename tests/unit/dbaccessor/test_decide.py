@@ -8,25 +8,12 @@ import itertools
 import msgspec
 import pytest
 
+from dbaccessor.actions import Bootstrap, Forget, Join, PutAside, Reconfigure, Serve, Start, Supersede, Wait
 from dbaccessor.conf import ControllerConf
-from dbaccessor.decide import (
-    Bootstrap,
-    Disk,
-    Forget,
-    Join,
-    Peer,
-    PutAside,
-    Reconfigure,
-    Running,
-    Serve,
-    Start,
-    Supersede,
-    View,
-    Wait,
-    decide,
-)
+from dbaccessor.decide import decide
 from dbaccessor.dqlite.nodedir import LastEntry
 from dbaccessor.identity import Epoch, Identity
+from dbaccessor.situation import Disk, Peer, Running, View
 
 UUID = "11111111-2222-3333-4444-555555555555"
 E1, E1_OTHER, E2 = Epoch(1, "aaaa"), Epoch(1, "bbbb"), Epoch(2, "cccc")

@@ -9,26 +9,12 @@ from collections.abc import Callable, Iterator
 
 import msgspec
 
+from dbaccessor.actions import Action, Bootstrap, Forget, Join, PutAside, Reconfigure, Serve, Start, Supersede, Wait
 from dbaccessor.conf import ControllerConf
-from dbaccessor.decide import (
-    Action,
-    Bootstrap,
-    Disk,
-    Forget,
-    Join,
-    Peer,
-    PutAside,
-    Reconfigure,
-    Running,
-    Serve,
-    Start,
-    Supersede,
-    View,
-    Wait,
-    decide,
-)
+from dbaccessor.decide import decide
 from dbaccessor.dqlite.nodedir import LastEntry
 from dbaccessor.identity import Epoch, Identity
+from dbaccessor.situation import Disk, Peer, Running, View
 
 E1, E1_OTHER, E2 = Epoch(1, "aaaa"), Epoch(1, "bbbb"), Epoch(2, "cccc")
 ME = Identity(cluster_uuid="u", controller_id="0", dqlite_id=100, epoch=E1, state="member", fingerprint="fs-1")

@@ -9,10 +9,11 @@ import msgspec
 import pytest
 
 from dbaccessor import rebuild
+from dbaccessor.actions import Reconfigure
 from dbaccessor.conf import ControllerConf
-from dbaccessor.decide import Disk, Peer, Reconfigure, Running, View
 from dbaccessor.dqlite.nodedir import LastEntry
 from dbaccessor.identity import Epoch, Identity
+from dbaccessor.situation import Disk, Peer, Running, View
 
 E1, E1_OTHER = Epoch(1, "aaaa"), Epoch(1, "bbbb")
 ME = Identity(cluster_uuid="u", controller_id="0", dqlite_id=100, epoch=E1, state="member", fingerprint="fs")
