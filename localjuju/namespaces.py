@@ -21,7 +21,6 @@ NEW_NETWORK = 0x40000000
 READ_ONLY = 0x1
 NO_SUID = 0x2
 NO_DEV = 0x4
-NO_EXEC = 0x8
 REMOUNT = 0x20
 BIND = 0x1000
 RECURSIVE = 0x4000
@@ -97,12 +96,3 @@ def exit_as(status: int) -> NoReturn:
     """End this process the way a child with this wait status ended (a signal becomes 128 + its number)."""
     code = os.waitstatus_to_exitcode(status)
     os._exit(code if code >= 0 else 128 - code)
-
-
-def child_of(pid: int) -> int | None:
-    """The first child of a process, as this pid namespace numbers it."""
-    try:
-        children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-    except OSError:
-        return None
-    return int(children[0]) if children else None

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Protocol
 
 from dbaccessor.database import Consistency, Database, Transaction
-from dbaccessor.dqlite.connection import Rows
+from dbaccessor.dqlite.results import Rows
 from dbaccessor.dqlite.wire import Parameters
 
 _BUMP = (

@@ -17,7 +17,7 @@ from controller import answering
 from dbaccessor import confsocket, errors, statements
 from dbaccessor.confsocket import Response
 from dbaccessor.database import Transaction
-from dbaccessor.dqlite.connection import Result
+from dbaccessor.dqlite.results import Result
 from dbaccessor.worker import Worker
 
 _LONGEST_SECONDS = 3600.0

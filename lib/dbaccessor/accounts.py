@@ -14,7 +14,7 @@ from typing import Any
 
 import msgspec
 
-from dbaccessor import decide as policy
+from dbaccessor import actions
 from dbaccessor.identity import replace_file
 from dbaccessor.tlsfiles import BadCredentials
 
@@ -73,22 +73,22 @@ class Accounts:
             self._not_serving_since = None
 
     def decided(
-        self, action: policy.Action, troubles: Troubles, *, leader: bool, running: bool, announced: bool
+        self, action: actions.Action, troubles: Troubles, *, leader: bool, running: bool, announced: bool
     ) -> None:
         """Show what was decided, what troubles there are, and the state that follows where nothing is to be done.
 
         `announced`: the own row stands in the database, which is when this controller serves.
         """
-        wait = action if isinstance(action, policy.Wait) else getattr(action, "notice", None)
+        wait = action if isinstance(action, actions.Wait) else getattr(action, "notice", None)
         self.show([*([] if wait is None else [(wait.topic, wait.reason, wait.remedy)]), *troubles.waits()])
         if troubles.certificate is not None and not running:
             self.set_state("waiting", str(troubles.certificate))
-        elif isinstance(action, policy.Wait):
+        elif isinstance(action, actions.Wait):
             if not running or not leader:
                 self.set_state("waiting", action.reason)
             elif announced:
                 self.set_state("serving", action.reason)
-        elif isinstance(action, policy.Serve):
+        elif isinstance(action, actions.Serve):
             if announced:
                 self.set_state("serving", action.reason)
             else:

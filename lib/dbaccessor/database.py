@@ -20,7 +20,8 @@ from typing import Literal, TypeVar
 
 from dbaccessor import confirm, errors, pool, retry, statements
 from dbaccessor.confirm import Confirmer
-from dbaccessor.dqlite.connection import Connection, Rows
+from dbaccessor.dqlite.connection import Connection
+from dbaccessor.dqlite.results import Rows
 from dbaccessor.dqlite.wire import Parameters
 from dbaccessor.groupcommit import Batch, GroupCommit
 from dbaccessor.metrics import Namespace, Request

@@ -45,7 +45,6 @@ class LibraryTooOld(DbAccessorError):
 
 
 # SQLite's primary result codes (the low byte of an extended one) and what Dqlite adds to them.
-OK: Final = 0
 ERROR: Final = 1
 BUSY: Final = 5
 INTERRUPT: Final = 9

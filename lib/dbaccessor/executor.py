@@ -12,8 +12,7 @@ from collections.abc import Callable
 
 import msgspec
 
-from dbaccessor import decide as policy
-from dbaccessor import errors, reconfigure, timing
+from dbaccessor import actions, errors, reconfigure, timing
 from dbaccessor.accounts import Accounts
 from dbaccessor.conf import ControllerConf
 from dbaccessor.dqlite import node as dqlite_node
@@ -68,28 +67,28 @@ class Executor:
         assert conf is not None, "decide acts only with a configuration"
         return conf
 
-    async def carry_out(self, action: policy.Action) -> None:
+    async def carry_out(self, action: actions.Action) -> None:
         """Do it, wholly. Raises DbAccessorError, OSError or TimeoutError; then looking again tells what there is."""
         match action:
-            case policy.Bootstrap():
+            case actions.Bootstrap():
                 await self._bootstrap(action)
-            case policy.Start():
+            case actions.Start():
                 self._accounts.set_state("starting", action.reason)
                 await self._start_node()
-            case policy.Join():
+            case actions.Join():
                 await self._join(action)
-            case policy.Forget():
+            case actions.Forget():
                 self._forget_identity()
-            case policy.Supersede():
+            case actions.Supersede():
                 await self._supersede(action.epoch)
-            case policy.PutAside():
+            case actions.PutAside():
                 await self._put_aside(action)
-            case policy.Reconfigure():
+            case actions.Reconfigure():
                 await self.go_on_alone(action)
-            case policy.Wait() | policy.Serve():
+            case actions.Wait() | actions.Serve():
                 pass
 
-    async def _bootstrap(self, action: policy.Bootstrap) -> None:
+    async def _bootstrap(self, action: actions.Bootstrap) -> None:
         conf = self._conf()
         self._accounts.set_state("bootstrapping", action.reason)
         identity = await asyncio.to_thread(
@@ -98,7 +97,7 @@ class Executor:
         self.founded_at_generation = conf.generation
         self.become(identity)
 
-    async def _join(self, action: policy.Join) -> None:
+    async def _join(self, action: actions.Join) -> None:
         conf = self._conf()
         self._accounts.set_state("joining", action.reason)
         identity = self._presence.identity or await self._new_identity(conf, action.leader)
@@ -149,13 +148,13 @@ class Executor:
             await self._presence.proxy.drop_connections()
             await self.stop_node()
 
-    async def _put_aside(self, action: policy.PutAside) -> None:
+    async def _put_aside(self, action: actions.PutAside) -> None:
         await self.stop_node()
         where = await asyncio.to_thread(self._store.put_aside, action.reason)
         self._forget_identity()
         log.warning("data put aside in %s: %s", where, action.reason)
 
-    async def go_on_alone(self, action: policy.Reconfigure) -> None:
+    async def go_on_alone(self, action: actions.Reconfigure) -> None:
         """Make this node the only member, in a new epoch. Raises RuntimeError where only a new process can go on."""
         identity = self._presence.identity
         assert identity is not None

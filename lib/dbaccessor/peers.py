@@ -11,10 +11,10 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from dbaccessor.decide import Peer
 from dbaccessor.dial import Conversation, Dialer, DialError, Distrusted
 from dbaccessor.dqlite.nodedir import LastEntry
 from dbaccessor.preamble import Answer
+from dbaccessor.situation import Peer
 from dbaccessor.timing import Timing
 
 # An answer older than this many rounds no longer counts as "answers".

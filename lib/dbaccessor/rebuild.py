@@ -10,9 +10,11 @@ is older than that of another that answers. Force replaces one thing only: knowi
 
 from __future__ import annotations
 
-from dbaccessor.decide import RECOVER, Peer, Reconfigure, View, rival_of
+from dbaccessor.actions import Reconfigure
+from dbaccessor.decide import RECOVER, rival_of
 from dbaccessor.dqlite import cluster
 from dbaccessor.identity import Identity, controller_of
+from dbaccessor.situation import Peer, View
 
 
 def plan(view: View, voters: frozenset[str], *, force: bool) -> Reconfigure | str:

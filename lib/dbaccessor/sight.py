@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 
-from dbaccessor import decide as policy
+from dbaccessor import situation
 from dbaccessor.accounts import Accounts, Troubles
 from dbaccessor.conf import ConfReader, ControllerConf
 from dbaccessor.disk import Disk
@@ -113,14 +113,14 @@ class Sight:
         outlook = self.outlook()
         return cluster.has_quorum(outlook.members, outlook.alive)
 
-    def view(self, outlook: Outlook) -> policy.View:
+    def view(self, outlook: Outlook) -> situation.View:
         """Return everything that `decide` looks at."""
         members = self._registrar.members
         known = {k.name for k in members.known if not k.dropped} | {m.name for m in outlook.members}
-        return policy.View(
+        return situation.View(
             conf=self.conf,
             conf_problem=self.reader.problem,
-            disk=policy.Disk(
+            disk=situation.Disk(
                 identity=self.identity,
                 marked_id=self._store.marked_id(),
                 has_files=self._store.has_files(),
@@ -152,10 +152,10 @@ class Sight:
             return self.identity.cluster_uuid
         return self.conf.cluster_uuid if self.conf is not None else ""
 
-    def _running(self, outlook: Outlook) -> policy.Running:
+    def _running(self, outlook: Outlook) -> situation.Running:
         now = self._loop.time()
         removed = self._removed_since is not None and now - self._removed_since >= self._executor.timing.hold_seconds
-        return policy.Running(
+        return situation.Running(
             outlook.own_role,
             outlook.leader,
             self._own.silent_seconds,

@@ -12,7 +12,8 @@ from collections.abc import AsyncIterator
 from typing import NoReturn
 
 from dbaccessor import confirm, errors, retry, statements
-from dbaccessor.dqlite.connection import Connection, Result, Rows
+from dbaccessor.dqlite.connection import Connection
+from dbaccessor.dqlite.results import Result, Rows
 from dbaccessor.dqlite.wire import Parameters
 
 _ROLLBACK_SECONDS = 1.0

@@ -15,7 +15,7 @@ from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from dbaccessor import backup, errors, reconfigure, registry, report, timing, tlsfiles
+from dbaccessor import actions, backup, errors, reconfigure, registry, report, timing, tlsfiles
 from dbaccessor import decide as policy
 from dbaccessor.accounts import Accounts
 from dbaccessor.charmnews import CharmNews
@@ -298,10 +298,10 @@ class Worker:
             return
         action = policy.decide(self._sight.view(outlook))
         self._account(action, outlook)
-        if isinstance(action, policy.Wait | policy.Serve):
+        if isinstance(action, actions.Wait | actions.Serve):
             return
         deaf = self._presence.listen_problem is not None or not self._presence.certified
-        if deaf and not isinstance(action, policy.PutAside | policy.Supersede):
+        if deaf and not isinstance(action, actions.PutAside | actions.Supersede):
             return
         log.info("%s: %s", type(action).__name__.lower(), action.reason)
         with self.metrics.action(type(action).__name__):
@@ -327,7 +327,7 @@ class Worker:
         self._update_addresses()
         self._peers.hurry()
 
-    def _account(self, action: policy.Action, outlook: Outlook) -> None:
+    def _account(self, action: actions.Action, outlook: Outlook) -> None:
         self._accounts.decided(
             action,
             self._sight.troubles(),

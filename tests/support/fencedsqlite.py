@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from dbaccessor import errors
-from dbaccessor.dqlite.connection import Result, Rows
+from dbaccessor.dqlite.results import Result, Rows
 from dbaccessor.schema import parse
 
 _T = TypeVar("_T")

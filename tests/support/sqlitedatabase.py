@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from dbaccessor import errors, schema
-from dbaccessor.dqlite.connection import Result, Rows
+from dbaccessor.dqlite.results import Result, Rows
 
 _T = TypeVar("_T")
 

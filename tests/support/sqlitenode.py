@@ -11,7 +11,8 @@ import sqlite3
 from collections.abc import Callable, Iterator
 
 from dbaccessor import errors
-from dbaccessor.dqlite.connection import Member, Result, Role, Rows
+from dbaccessor.dqlite.connection import Member, Role
+from dbaccessor.dqlite.results import Result, Rows
 
 # What to do with the next batch: carry it out (None), or raise this before or after having carried it out.
 Trouble = tuple[str, errors.DbAccessorError] | None

@@ -24,7 +24,7 @@ from controller.api import scopes
 from controller.api.selection import Controller, Network, Servers, Spaces
 from dbaccessor.conf import DEFAULT_SPACE, space_problem
 from dbaccessor.database import Transaction
-from dbaccessor.dqlite.connection import Rows
+from dbaccessor.dqlite.results import Rows
 from dbaccessor.dqlite.wire import Parameters
 
 AGENTS: Final = "agents"

@@ -19,7 +19,7 @@ from controller.api.users import Runs
 from controller.api.watching import Subject, SubjectWatcher
 from dbaccessor import errors
 from dbaccessor.database import Consistency, Transaction
-from dbaccessor.dqlite.connection import Rows
+from dbaccessor.dqlite.results import Rows
 from dbaccessor.dqlite.wire import Parameters
 
 log = logging.getLogger(__name__)

@@ -14,7 +14,7 @@ from typing import Final, Protocol, TypeVar
 from controller.api.domain import User
 from dbaccessor import errors, retry
 from dbaccessor.database import Transaction
-from dbaccessor.dqlite.connection import Rows
+from dbaccessor.dqlite.results import Rows
 
 _T = TypeVar("_T")
 

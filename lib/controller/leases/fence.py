@@ -15,7 +15,7 @@ from typing import Protocol, TypeVar
 from controller.leases.lease import Fenced, Key, Token
 from dbaccessor import errors, retry
 from dbaccessor.database import Consistency, Database, Transaction
-from dbaccessor.dqlite.connection import Rows
+from dbaccessor.dqlite.results import Rows
 from dbaccessor.dqlite.wire import Parameters
 
 _T = TypeVar("_T")

@@ -13,7 +13,7 @@ from controller import changes
 from controller.models.model import ALIVE, CONTROLLER, DEAD, DYING, Model, new_uuid
 from dbaccessor import errors
 from dbaccessor.database import Transaction
-from dbaccessor.dqlite.connection import Rows
+from dbaccessor.dqlite.results import Rows
 
 SUBJECT: Final = "model"
 

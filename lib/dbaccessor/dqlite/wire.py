@@ -36,7 +36,6 @@ _ROWS_MORE: Final = b"\xee" * _WORD
 
 # The answer to DUMP can be as large as a database: it is streamed, and not one of the responses below.
 FILES_TYPE: Final = 9
-FAILURE_TYPE: Final = 0
 
 # Answers up to this length are remembered where the same one comes again and again.
 _LONGEST_KNOWN = 4096

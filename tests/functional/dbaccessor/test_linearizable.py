@@ -51,7 +51,7 @@ class Followed:
         connection = await self._inner.to_leader(deadline=deadline)
         self.leaders.append(int(controller_of(connection.name)))
         self._connections.append(connection)
-        decoder = connection._inbox.decoder
+        decoder = connection._channel._inbox.decoder
         following = decoder.next
         decoder.next = lambda: following() if isinstance(said := following(), wire.Server) else said  # type: ignore[method-assign]
         return connection
@@ -59,7 +59,7 @@ class Followed:
     def call_ahead(self) -> None:
         for connection in self._connections:
             if connection.usable:
-                connection._writer.write(wire.encode(wire.Request(wire.RequestType.LEADER, (0,))))
+                connection._channel._writer.write(wire.encode(wire.Request(wire.RequestType.LEADER, (0,))))
 
     def waits(self) -> bool:
         """Whether an answer is awaited from a leader."""

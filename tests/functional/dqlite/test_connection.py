@@ -10,7 +10,8 @@ import pytest
 
 from dbaccessor import errors
 from dbaccessor.dqlite import wire
-from dbaccessor.dqlite.connection import Connection, Rows
+from dbaccessor.dqlite.connection import Connection
+from dbaccessor.dqlite.results import Rows
 from dqlitenodes import InProcess, Processes, until
 
 
@@ -73,8 +74,8 @@ def test_what_could_kill_the_node_is_refused_before_a_byte_is_sent(nodes: InProc
     async def play(connection: Connection) -> None:
         await connection.execute("CREATE TABLE t(a INTEGER PRIMARY KEY, b)")
         written: list[bytes] = []
-        write = connection._writer.write
-        connection._writer.write = written.append  # type: ignore[method-assign]
+        write = connection._channel._writer.write
+        connection._channel._writer.write = written.append  # type: ignore[method-assign]
         for sql, params in (
             ("INSERT INTO t(b) VALUES(?) RETURNING a", (1,)),
             ("INSERT INTO t(b) VALUES(1)/**/returning/**/a", ()),
@@ -94,7 +95,7 @@ def test_what_could_kill_the_node_is_refused_before_a_byte_is_sent(nodes: InProc
             with pytest.raises(errors.Refused):
                 await connection.open_database(name)
         assert written == []
-        connection._writer.write = write  # type: ignore[method-assign]
+        connection._channel._writer.write = write  # type: ignore[method-assign]
         assert (await connection.execute("INSERT INTO t(b) VALUES(1)")).last_insert_id == 1
 
     on_one_node(nodes, play)

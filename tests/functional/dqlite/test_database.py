@@ -9,7 +9,7 @@ import pytest
 
 from dbaccessor import errors
 from dbaccessor.database import Database, Transaction
-from dbaccessor.dqlite.connection import Rows
+from dbaccessor.dqlite.results import Rows
 from dqlitenodes import InProcess, Processes
 
 

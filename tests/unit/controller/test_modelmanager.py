@@ -13,7 +13,7 @@ from controller.models.manager import ModelWorkerManager
 from controller.models.model import Model
 from controller.models.watch import ModelWatch
 from dbaccessor import errors
-from dbaccessor.dqlite.connection import Rows
+from dbaccessor.dqlite.results import Rows
 
 
 class FakeModels:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from dbaccessor import decide
+from dbaccessor import actions
 from dbaccessor.accounts import LAST_HANDOVER, Accounts, Handover, Troubles
 
 QUIET = Troubles(None, "", None, {})
@@ -69,18 +69,18 @@ def test_a_handover_that_cannot_be_noted_is_told_all_the_same(tmp_path: Path):
 @pytest.mark.parametrize(
     ("action", "leader", "announced", "state"),
     [
-        (decide.Serve("all is well"), True, True, "serving"),
-        (decide.Serve("all is well"), True, False, "starting"),
-        (decide.Serve("an election is under way"), False, True, "serving"),
-        (decide.Serve("an election is under way"), False, False, "starting"),
-        (decide.Wait("quorum", "two are silent"), False, True, "waiting"),
-        (decide.Wait("conf", "the file is bad"), True, True, "serving"),
-        (decide.Wait("conf", "the file is bad"), True, False, "starting"),
-        (decide.Start("there is data"), True, True, "starting"),
+        (actions.Serve("all is well"), True, True, "serving"),
+        (actions.Serve("all is well"), True, False, "starting"),
+        (actions.Serve("an election is under way"), False, True, "serving"),
+        (actions.Serve("an election is under way"), False, False, "starting"),
+        (actions.Wait("quorum", "two are silent"), False, True, "waiting"),
+        (actions.Wait("conf", "the file is bad"), True, True, "serving"),
+        (actions.Wait("conf", "the file is bad"), True, False, "starting"),
+        (actions.Start("there is data"), True, True, "starting"),
     ],
 )
 def test_the_state_follows_from_what_was_decided(
-    tmp_path: Path, action: decide.Action, leader: bool, announced: bool, state: str
+    tmp_path: Path, action: actions.Action, leader: bool, announced: bool, state: str
 ):
     accounts = Accounts(tmp_path)
     accounts.decided(action, QUIET, leader=leader, running=True, announced=announced)
@@ -91,7 +91,7 @@ def test_the_state_follows_from_what_was_decided(
 def test_troubles_stand_beside_what_is_waited_for(tmp_path: Path):
     accounts = Accounts(tmp_path)
     troubles = Troubles("10.6.6.1:17666 is in use", "1 MiB is free", None, {"2": "its clock is wrong"})
-    accounts.decided(decide.Wait("address", "no address yet"), troubles, leader=False, running=False, announced=False)
+    accounts.decided(actions.Wait("address", "no address yet"), troubles, leader=False, running=False, announced=False)
 
     waits = accounts.section()["waits"]
     assert [w["for"] for w in waits] == ["address", "listen", "disk", "certificate of 2"]

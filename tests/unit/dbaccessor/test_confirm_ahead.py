@@ -11,7 +11,7 @@ import pytest
 from dbaccessor import confirm, errors
 from dbaccessor.confirm import Confirmer
 from dbaccessor.database import Database
-from dbaccessor.dqlite.connection import Rows
+from dbaccessor.dqlite.results import Rows
 from fakenode import SILENCE, FakeNode, failure, leader, members, rows
 from fakevoters import SPARE, VOTER, cluster_of, hold, naming, noting, unconfirmed
 

@@ -9,44 +9,12 @@ from collections.abc import Callable, Iterator
 
 import msgspec
 
+from dbaccessor.actions import Action, Bootstrap, Forget, Join, PutAside, Reconfigure, Serve, Start, Supersede, Wait
 from dbaccessor.conf import ControllerConf
-from dbaccessor.decide import (
-    Action,
-    Bootstrap,
-    Disk,
-    Forget,
-    Join,
-    Peer,
-    PutAside,
-    Reconfigure,
-    Running,
-    Serve,
-    Start,
-    Supersede,
-    View,
-    Wait,
-    decide,
-)
-from dbaccessor.dqlite.nodedir import LastEntry
-from dbaccessor.identity import Epoch, Identity
-
-E1, E1_OTHER, E2 = Epoch(1, "aaaa"), Epoch(1, "bbbb"), Epoch(2, "cccc")
-ME = Identity(cluster_uuid="u", controller_id="0", dqlite_id=100, epoch=E1, state="member", fingerprint="fs-1")
-GOOD = Disk(identity=ME, marked_id=100, has_files=True, fingerprint="fs-1")
-NAMES = ("controller-0-100", "controller-1-101", "controller-2-102")
-ALL = {"0": "10.0.0.10", "1": "10.0.0.11", "2": "10.0.0.12"}
-NAMED = ControllerConf(
-    controller_id="0",
-    generation=5,
-    cluster_uuid="u",
-    bootstrap_controller="0",
-    bootstrapped=True,
-    db_bind_addresses=ALL,
-)
-
-
-def conf(**changes: object) -> ControllerConf:
-    return msgspec.structs.replace(NAMED, **changes)
+from dbaccessor.decide import decide
+from dbaccessor.identity import Identity
+from dbaccessor.situation import Disk, Peer, Running, View
+from situations import ALONE, E1, E1_OTHER, E2, GOOD, LAST, ME, NAMED, NAMES, conf, member
 
 
 def disk(**changes: object) -> Disk:
@@ -57,7 +25,6 @@ def me(**changes: object) -> Disk:
     return disk(identity=msgspec.structs.replace(ME, **changes))
 
 
-ALONE = conf(db_bind_addresses={"0": "10.0.0.10"}, departed=("1", "2"))
 CONFS = (
     None,
     NAMED,
@@ -88,7 +55,6 @@ DISKS = (
     me(superseded=E2),
     me(controller_id="7"),
 )
-LAST = LastEntry(3, 50)
 RUNS = (
     Running("voter", "", 10.0, LAST),
     Running("voter", "", 1.0, LAST),
@@ -99,22 +65,18 @@ RUNS = (
 )
 
 
-def member(**changes: object) -> Peer:
-    return dataclasses.replace(Peer("1", answers=True, holds_data=True, same_cluster=True, epoch=E1), **changes)  # type: ignore[arg-type]
-
-
 ONE = (
     Peer("1", silent_seconds=10.0),
     Peer("1", silent_seconds=1.0),
     Peer("1"),
     Peer("1", answers=True, holds_data=False),
-    member(),
-    member(leader=NAMES[1]),
-    member(epoch=E1_OTHER),
-    member(epoch=E1_OTHER, leader=NAMES[1]),
-    member(epoch=E2),
+    member("1"),
+    member("1", leader=NAMES[1]),
+    member("1", epoch=E1_OTHER),
+    member("1", epoch=E1_OTHER, leader=NAMES[1]),
+    member("1", epoch=E2),
 )
-TWO = (Peer("2", silent_seconds=10.0), member(controller_id="2"), member(controller_id="2", leader=NAMES[1]))
+TWO = (Peer("2", silent_seconds=10.0), member("2"), member("2", leader=NAMES[1]))
 
 
 def views() -> Iterator[View]:

@@ -11,7 +11,7 @@ import msgspec
 import pytest
 
 from dbaccessor import errors, goodbye, rebuild
-from dbaccessor.decide import Reconfigure
+from dbaccessor.actions import Reconfigure
 from dbaccessor.identity import Epoch, Identity, Store
 from dbaccessor.orders import Orders
 from dbaccessor.preamble import Outcome

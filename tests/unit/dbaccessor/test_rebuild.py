@@ -9,27 +9,12 @@ import msgspec
 import pytest
 
 from dbaccessor import rebuild
-from dbaccessor.conf import ControllerConf
-from dbaccessor.decide import Disk, Peer, Reconfigure, Running, View
+from dbaccessor.actions import Reconfigure
 from dbaccessor.dqlite.nodedir import LastEntry
-from dbaccessor.identity import Epoch, Identity
+from dbaccessor.situation import Disk, Peer, View
+from situations import E1, E1_OTHER, GOOD, LONELY, ME, NAMED, NAMES, silent
 
-E1, E1_OTHER = Epoch(1, "aaaa"), Epoch(1, "bbbb")
-ME = Identity(cluster_uuid="u", controller_id="0", dqlite_id=100, epoch=E1, state="member", fingerprint="fs")
-NAMES = ("controller-0-100", "controller-1-101", "controller-2-102")
 VOTERS = frozenset(NAMES)
-CONF = ControllerConf(
-    controller_id="0",
-    generation=5,
-    cluster_uuid="u",
-    bootstrapped=True,
-    db_bind_addresses={"0": "10.0.0.10", "1": "10.0.0.11", "2": "10.0.0.12"},
-)
-LEADERLESS = Running("voter", "", 10.0, LastEntry(3, 50))
-
-
-def silent(controller_id: str) -> Peer:
-    return Peer(controller_id, silent_seconds=60.0)
 
 
 def stuck(controller_id: str, term: int = 3, index: int = 50) -> Peer:
@@ -46,13 +31,13 @@ def stuck(controller_id: str, term: int = 3, index: int = 50) -> Peer:
 
 
 LOST = View(
-    conf=CONF,
-    disk=Disk(identity=ME, marked_id=100, has_files=True, fingerprint="fs"),
-    running=LEADERLESS,
+    conf=NAMED,
+    disk=GOOD,
+    running=LONELY,
     peers=(silent("1"), silent("2")),
     members=NAMES,
 )
-BOTH_OFF = dataclasses.replace(LOST, conf=msgspec.structs.replace(CONF, departed=("1", "2")))
+BOTH_OFF = dataclasses.replace(LOST, conf=msgspec.structs.replace(NAMED, departed=("1", "2")))
 
 NEVER = {
     "no identity": ({"disk": Disk()}, "no member of a cluster"),
@@ -61,14 +46,14 @@ NEVER = {
         "no member of a cluster",
     ),
     "not running": ({"running": None}, "does not run"),
-    "a leader here": ({"running": dataclasses.replace(LEADERLESS, leader=NAMES[1])}, "a quorum lives"),
-    "an election": ({"running": dataclasses.replace(LEADERLESS, silent_seconds=1.0)}, "ask again after"),
+    "a leader here": ({"running": dataclasses.replace(LONELY, leader=NAMES[1])}, "a quorum lives"),
+    "an election": ({"running": dataclasses.replace(LONELY, silent_seconds=1.0)}, "ask again after"),
     "a leader there": (
         {"peers": (dataclasses.replace(stuck("1"), leader=NAMES[2]), silent("2"))},
         "controller 1 follows controller-2-102",
     ),
     "another epoch": ({"peers": (dataclasses.replace(stuck("1"), epoch=E1_OTHER), silent("2"))}, "hactl recover"),
-    "a spare": ({"running": dataclasses.replace(LEADERLESS, role="spare")}, "this node is a spare"),
+    "a spare": ({"running": dataclasses.replace(LONELY, role="spare")}, "this node is a spare"),
     "an older log": ({"peers": (stuck("1", term=4, index=2), silent("2"))}, "on the unit of controller 1"),
     "an unknown log": ({"peers": (stuck("1", term=0, index=0), silent("2"))}, "has not told yet"),
     "a quorum": ({"peers": (stuck("1"), silent("2"))}, "2 of 3 voters answer"),
@@ -129,12 +114,12 @@ def test_over_every_combination_nothing_is_rebuilt_over_a_leader_or_over_a_newer
         (silent(i), stuck(i), stuck(i, 4, 1), stuck(i, 2, 99), dataclasses.replace(stuck(i), leader=NAMES[2]))
         for i in ("1", "2")
     ]
-    runs = (LEADERLESS, dataclasses.replace(LEADERLESS, leader=NAMES[0]), dataclasses.replace(LEADERLESS, role=""))
+    runs = (LONELY, dataclasses.replace(LONELY, leader=NAMES[0]), dataclasses.replace(LONELY, role=""))
     done = 0
     for one, two, run, force in itertools.product(*peers, runs, (False, True)):
         view = dataclasses.replace(LOST, peers=(one, two), running=run)
         if isinstance(rebuild.plan(view, VOTERS, force=force), Reconfigure):
             done += 1
-            assert run is LEADERLESS
+            assert run is LONELY
             assert all(not p.leader and (not p.answers or p.last <= run.last) for p in (one, two))
     assert done

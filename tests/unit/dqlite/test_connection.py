@@ -9,7 +9,8 @@ import pytest
 
 import fakenode
 from dbaccessor import errors
-from dbaccessor.dqlite.connection import Connection, Member, Result, Role, Rows
+from dbaccessor.dqlite.connection import Connection, Member, Role
+from dbaccessor.dqlite.results import Result, Rows
 from fakenode import END, SILENCE, Asked, FakeNode, failure, message, rows, text, words
 
 Play = Callable[[FakeNode, Connection], Awaitable[None]]
@@ -181,7 +182,7 @@ def test_leaving_a_query_reads_its_answer_to_the_end_and_leaving_anything_else_d
         with pytest.raises(errors.NotReady):
             await connection.query("SELECT n FROM t", deadline_seconds=0.0)
         assert not connection.usable
-        assert connection._writer.transport.get_protocol() is not None
+        assert connection._channel._writer.transport.get_protocol() is not None
         # The fake node sees the half-closed connection only after its whole answer was taken off its hands.
         while not node.ended:
             await asyncio.sleep(0.001)
@@ -212,7 +213,7 @@ def test_what_is_refused_is_not_sent():
 
 
 def test_a_result_without_end_is_cut_off(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("dbaccessor.dqlite.connection.MAX_RESULT_BYTES", 1000)
+    monkeypatch.setattr("dbaccessor.dqlite.results.MAX_RESULT_BYTES", 1000)
 
     async def play(node: FakeNode, connection: Connection) -> None:
         with pytest.raises(errors.Refused, match="larger"):

@@ -11,8 +11,9 @@ import pytest
 import fakenode
 from dbaccessor import errors, pool
 from dbaccessor.database import Database, Transaction
-from dbaccessor.dqlite import connection as connection_module
-from dbaccessor.dqlite.connection import Connection, Rows
+from dbaccessor.dqlite import channel
+from dbaccessor.dqlite.connection import Connection
+from dbaccessor.dqlite.results import Rows
 from fakenode import END, SILENCE, Asked, FakeNode, failure, members, rows
 
 Play = Callable[[FakeNode, Database], Awaitable[None]]
@@ -375,7 +376,7 @@ def play_with_a_frozen_leader(silent_at: str, play: Callable[[FakeNode, Database
 def test_a_leader_that_falls_silent_is_left_for_its_successor_long_before_the_deadline(
     silent_at: str, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(connection_module, "SLOW_SECONDS", 0.05)
+    monkeypatch.setattr(channel, "SLOW_SECONDS", 0.05)
 
     async def play(successor: FakeNode, database: Database) -> None:
         async with asyncio.timeout(20):
@@ -388,7 +389,7 @@ def test_a_leader_that_falls_silent_is_left_for_its_successor_long_before_the_de
 def test_a_commit_that_a_frozen_leader_does_not_answer_is_indefinite_once_another_leads(
     monkeypatch: pytest.MonkeyPatch,
 ):
-    monkeypatch.setattr(connection_module, "SLOW_SECONDS", 0.05)
+    monkeypatch.setattr(channel, "SLOW_SECONDS", 0.05)
 
     async def play(successor: FakeNode, database: Database) -> None:
         async with asyncio.timeout(20):
@@ -400,7 +401,7 @@ def test_a_commit_that_a_frozen_leader_does_not_answer_is_indefinite_once_anothe
 
 
 def test_a_leader_that_is_only_slow_is_waited_for(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(connection_module, "SLOW_SECONDS", 0.02)
+    monkeypatch.setattr(channel, "SLOW_SECONDS", 0.02)
     monkeypatch.setattr(pool, "_ASK_SECONDS", 0.02)
 
     async def play(node: FakeNode, database: Database) -> None:

@@ -86,7 +86,7 @@ def test_nothing_is_sent_on_a_connection_that_ended_while_nobody_asked():
                 while not node._writers:
                     await asyncio.sleep(0)
                 node._writers[0].close()
-                while idle._inbox.ended is None:
+                while idle._channel._inbox.ended is None:
                     await asyncio.sleep(0)
             with pytest.raises(errors.NotReady, match="closed"):
                 await idle.execute("DELETE FROM t")
