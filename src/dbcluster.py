@@ -46,6 +46,7 @@ class DbState(msgspec.Struct, frozen=True, rename="kebab"):
     role: str
     last_index: int
     voters: tuple[str, ...]
+    last_term: int = 0
 
     @classmethod
     def parse(cls, text: str) -> DbState | None:
@@ -179,6 +180,8 @@ class AppBag:
             departed=tuple(self.departed),
             db_voters=newest.voters if newest else (),
             db_last_index=newest.last_index if newest else 0,
+            db_last_term=newest.last_term if newest else 0,
+            db_epoch=newest.epoch.number if newest else 0,
             network_latency_ms=network_latency_ms,
             management_space=self.management_space,
             application=application,

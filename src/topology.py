@@ -107,12 +107,12 @@ def incomplete(view: View) -> str | None:
 
 def newest_state(view: View, cluster_uuid: str) -> str:
     """Return the newest db-state of this cluster that anybody published, verbatim; it never gets older."""
-    best, best_rank = "", (0, -1)
+    best, best_rank = "", (0, 0, -1)
     for text in (view.app.db_state, *(bag.db_state for _, bag in sorted(view.units.items()))):
         state = DbState.parse(text)
         if state is None or state.cluster_uuid != cluster_uuid:
             continue
-        rank = (state.epoch.number, state.last_index)
+        rank = (state.epoch.number, state.last_term, state.last_index)
         if rank > best_rank:
             best, best_rank = text, rank
     return best

@@ -7,6 +7,7 @@ the rate. A lost question is repaired by update-status.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import time
 from collections.abc import Callable
@@ -21,6 +22,8 @@ from dbaccessor.outlook import Outlook
 
 log = logging.getLogger(__name__)
 
+# In which the node has surely written what it tells of.
+_WRITTEN_SECONDS = 0.1
 _FIRST_PAUSE_SECONDS = 3.0
 _LONGEST_PAUSE_SECONDS = 300.0
 # An election takes less; no hook can have told anybody of it.
@@ -41,16 +44,21 @@ class CharmNews:
     def load(self) -> None:
         self.db_state = self._store.db_state()
 
-    def update(self, identity: Identity, outlook: Outlook) -> None:
-        """Make a new db-state if the cluster's shape changed. Raises OSError, changing nothing."""
-        fresh = report.db_state(identity, outlook.members, 0, self.db_state)
+    async def update(self, identity: Identity, outlook: Outlook) -> None:
+        """Make a new db-state if the cluster's shape changed. Raises OSError, changing nothing.
+
+        Its last entry is that of the change, or a later one: whoever has a newer log has the change.
+        """
+        fresh = report.db_state(identity, outlook.members, self.db_state)
         if fresh is None or fresh == self.db_state:
             return
-        index = nodedir.last_index_on_disk(self._store.data_dir)
-        fresh = msgspec.structs.replace(fresh, last_index=index)
+        # The node tells of a change that it may still be writing.
+        await asyncio.sleep(_WRITTEN_SECONDS)
+        last = nodedir.last_entry_on_disk(self._store.data_dir)
+        fresh = msgspec.structs.replace(fresh, last_index=last.index, last_term=last.term)
         self._store.save_db_state(fresh)
         self.db_state = fresh
-        log.info("db-state: %s of voters %s, index %d", fresh.role, ", ".join(fresh.voters), index)
+        log.info("db-state: %s of voters %s, index %d", fresh.role, ", ".join(fresh.voters), last.index)
         self.notify()
 
     def tell_whether_it_serves(self, serves: bool) -> None:

@@ -46,8 +46,11 @@ class ControllerConf(msgspec.Struct, frozen=True, rename="kebab", kw_only=True):
     """One published controller configuration, as seen by one controller.
 
     `db_bind_addresses` maps controller ids to numeric IP addresses without a port. `generation` rises with every
-    change of what it covers: all keys but `db_voters` and `db_last_index` (advice, see docs/decisions) and the
-    keys that belong to this controller alone (`controller_id`, the ports, the latency, `tls`, `application`).
+    change of what it covers: all keys but the advice (see docs/decisions) and the keys that belong to this controller
+    alone (`controller_id`, the ports, the latency, `tls`, `application`).
+
+    The advice is the newest state of the cluster that any member told its charm: `db_voters`, and the epoch's number,
+    term and index of the last entry of that member's log then (0: not known).
 
     `management_space` is there where the charm's option sets one: then the space is the charm's, and nobody else's.
 
@@ -67,6 +70,8 @@ class ControllerConf(msgspec.Struct, frozen=True, rename="kebab", kw_only=True):
     departed: tuple[str, ...] = ()
     db_voters: tuple[str, ...] = ()
     db_last_index: int = 0
+    db_last_term: int = 0
+    db_epoch: int = 0
     dqlite_port: int = 17666
     api_port: int = 17070
     network_latency_ms: int = 10
@@ -229,8 +234,8 @@ def _load(text: str) -> Mapping[str, Any]:
 
 
 def _check(conf: ControllerConf) -> None:
-    if conf.schema < 1 or conf.generation < 0 or conf.db_last_index < 0:
-        raise BadConf("schema, generation and db-last-index must not be negative")
+    if conf.schema < 1 or min(conf.generation, conf.db_last_index, conf.db_last_term, conf.db_epoch) < 0:
+        raise BadConf("schema, generation, db-last-index, db-last-term and db-epoch must not be negative")
     if not conf.controller_id:
         raise BadConf("controller-id is empty")
     for key, port in (("dqlite-port", conf.dqlite_port), ("api-port", conf.api_port)):

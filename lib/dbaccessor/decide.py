@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from dbaccessor.actions import Action, Bootstrap, Forget, Join, PutAside, Reconfigure, Serve, Start, Supersede, Wait
 from dbaccessor.conf import ControllerConf
+from dbaccessor.dqlite.nodedir import LastEntry
 from dbaccessor.identity import Epoch, Identity, controller_of
 from dbaccessor.situation import Peer, Running, View
 
@@ -200,7 +201,7 @@ def _go_on_alone(view: View, conf: ControllerConf, identity: Identity, running: 
         _somebody_knows_better(view, identity, since)
         or _configuration_names_others(view, conf, since)
         or _somebody_may_live(view, others, since)
-        or _log_may_be_old(conf, running, since)
+        or _log_may_be_old(conf, identity, running, since)
     )
     if missing is not None:
         return missing
@@ -292,22 +293,33 @@ def _somebody_may_live(view: View, others: tuple[str, ...], since: str) -> Wait 
     return None
 
 
-def _log_may_be_old(conf: ControllerConf, running: Running, since: str) -> Wait | None:
+def _log_may_be_old(conf: ControllerConf, identity: Identity, running: Running, since: str) -> Wait | None:
     """Witness 3: nothing shows that this node's log is not the newest."""
-    behind = _behind(conf, running)
+    behind = _behind(conf, identity, running)
     if behind is None:
         return None
     return Wait("leader", f"{since}; {behind}", f"compare the members' data with {RECOVER}")
 
 
-def _behind(conf: ControllerConf, running: Running) -> str | None:
+def _behind(conf: ControllerConf, identity: Identity, running: Running) -> str | None:
     if running.role != "voter":
         return f"this node is a {running.role or 'node of unknown role'}, whose log may be old or empty"
-    if conf.db_voters and conf.controller_id not in conf.db_voters:
+    if 0 < conf.db_epoch < identity.epoch.number:
+        return None  # Told of an earlier epoch: its log ended where this one began.
+    own, newest = running.last, LastEntry(conf.db_last_term, conf.db_last_index)
+    if not newest.term:  # Told by a controller that does not tell it yet.
+        own = LastEntry(0, own.index)
+    # As raft compares logs. A newer one has whatever made this node a voter since, with nobody left to tell of it.
+    newer = newest.term > 0 and (own.term, own.index) > (newest.term, newest.index)
+    if conf.db_voters and conf.controller_id not in conf.db_voters and not newer:
         return f"the newest known voters were {_list(conf.db_voters)}, not this controller"
-    if running.last.index < conf.db_last_index:
-        return f"this node's log ends at {running.last.index}, the newest known one at {conf.db_last_index}"
+    if (own.term, own.index) < (newest.term, newest.index):
+        return f"this node's log ends at {_end(own)}, the newest known one at {_end(newest)}"
     return None
+
+
+def _end(last: LastEntry) -> str:
+    return str(last) if last.term else f"index {last.index}"
 
 
 def _surely_without_data(peer: Peer | None) -> bool:

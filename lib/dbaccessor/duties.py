@@ -73,7 +73,7 @@ class Duties:
                 await self._follow_nobody_departed()
                 identity, outlook = sight.identity, sight.outlook()
                 if identity is not None and outlook.leader and sight.announced:
-                    self._charm_news.update(identity, outlook)
+                    await self._charm_news.update(identity, outlook)
             except (errors.DbAccessorError, OSError, TimeoutError) as error:
                 log.log(logging.DEBUG if sight.disk.problem else logging.WARNING, "duties: %s", error)
             self._charm_news.tell_whether_it_serves(bool(sight.outlook().leader) and sight.announced)

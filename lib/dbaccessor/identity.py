@@ -148,9 +148,12 @@ class DbState(msgspec.Struct, frozen=True, rename="kebab", kw_only=True):
     role: str
     voters: tuple[str, ...]
     last_index: int
+    last_term: int = 0
 
     def same_cluster_shape(self, other: DbState | None) -> bool:
-        return other is not None and msgspec.structs.replace(self, last_index=other.last_index) == other
+        return other is not None and self == msgspec.structs.replace(
+            other, last_index=self.last_index, last_term=self.last_term
+        )
 
 
 def node_name(controller_id: str, dqlite_id: int) -> str:

@@ -122,12 +122,10 @@ def engine_report(status: Mapping[str, Any], databases: Mapping[str, Any]) -> di
     }
 
 
-def db_state(
-    identity: Identity, members: tuple[Member, ...], last_index: int, before: DbState | None
-) -> DbState | None:
-    """Return what the charm is to know, or None while this node is no member.
+def db_state(identity: Identity, members: tuple[Member, ...], before: DbState | None) -> DbState | None:
+    """Return what the charm is to know but for the last entry, or None while this node is no member.
 
-    The same cluster shape gives the same value, last index included: otherwise every hook would cause another.
+    The same cluster shape gives the same value, last entry included: otherwise every hook would cause another.
     """
     own = next((m for m in members if m.dqlite_id == identity.dqlite_id), None)
     if own is None or identity.state != "member":
@@ -138,7 +136,7 @@ def db_state(
         controller_id=identity.controller_id,
         role=str(own.role),
         voters=tuple(sorted(controller_of(m.name) for m in members if m.role == Role.VOTER)),
-        last_index=last_index,
+        last_index=0,
     )
     return before if before is not None and new.same_cluster_shape(before) else new
 

@@ -1,4 +1,5 @@
-"""The C boundary: the only module that declares libdqlite's functions. Only node.py imports it.
+"""The C boundary: the only module that declares libdqlite's functions (shmorder.py: SQLite's).
+Only node.py imports it.
 
 cffi in ABI mode: no compiler is needed where this is installed, and every call releases the GIL. Functions
 that are younger than the oldest library we accept are probed once, by `Library.has`.

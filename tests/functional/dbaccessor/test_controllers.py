@@ -10,6 +10,8 @@ import signal
 import socket
 import statistics
 import time
+from collections.abc import Iterable
+from typing import Any
 
 import pytest
 
@@ -239,29 +241,58 @@ def test_a_survivor_that_is_a_spare_waits_and_names_the_tool(cluster):
     stays_out(cluster, spare, "whose log may be old or empty")
 
 
+def told(cluster: Cluster, n: int, *, voters: int) -> dict[str, Any]:
+    """What controller n tells its charm once there are so many voters."""
+
+    def state() -> dict[str, Any]:
+        return cluster.request(n, "GET", "/db-state")[1]
+
+    cluster.wait(lambda: len(state()["voters"]) == voters, f"the charm is told of {voters} voters")
+    return state()
+
+
+def advice(newest: dict[str, Any], voters: Iterable[int]) -> dict[str, Any]:
+    """This state as a configuration has it, with other voters."""
+    return {
+        "db-voters": [str(n) for n in voters],
+        "db-epoch": newest["epoch"]["number"],
+        "db-last-term": newest["last-term"],
+        "db-last-index": newest["last-index"],
+    }
+
+
+def test_a_survivor_that_became_a_voter_when_nobody_was_left_to_tell_goes_on(cluster):
+    """The charm knows the voters of before; the survivor's log is newer than that."""
+    cluster.form(3)
+    write(cluster, 0, 1, 2, value=0)
+    before = told(cluster, 0, voters=3)
+    for value in range(1, 4):
+        write(cluster, 0, 1, 2, value=value)
+
+    cluster.kill(1, 2)
+    cluster.configure([0], departed=["1", "2"], **advice(before, [1, 2]))
+
+    cluster.wait(lambda: cluster.epoch(0) == 2 and cluster.serving(0), "it goes on alone")
+    assert read(cluster, 0) == [0, 1, 2, 3]
+
+
 def test_a_survivor_whose_log_is_behind_waits_and_names_the_tool(cluster):
     """The newest index that the members told the charm is later than where its log ends."""
     cluster.form(3)
     write(cluster, 0, 1, 2, value=0)
     leader = cluster.leader(0)
     behind, third = (n for n in range(3) if n != leader)
+    known = told(cluster, leader, voters=3)["last-index"]
     cluster.kill(behind)  # Not frozen: what lies in its sockets would reach it yet.
-    known = cluster.request(leader, "GET", "/db-state")[1]["last-index"]
     for value in range(1, 11):
         write(cluster, leader, third, value=value)
-
-    def last_index() -> int:
-        return int(cluster.request(leader, "GET", "/db-state")[1]["last-index"])
-
-    cluster.wait(lambda: last_index() > known, "the charm would be told of what was written")
-    newest = last_index()
+    newest = told(cluster, leader, voters=2)
+    assert newest["last-index"] > known
     cluster.kill(leader, third)
-    departed = [str(leader), str(third)]
-    voters = ["0", "1", "2"]
-    cluster.configure([behind], departed=departed, **{"db-voters": voters, "db-last-index": newest})
+    cluster.configure([behind], departed=[str(leader), str(third)], **advice(newest, [0, 1, 2]))
     cluster.start(behind)
 
-    stays_out(cluster, behind, f"the newest known one at {newest}")
+    stays_out(cluster, behind, f"the newest known one at index {newest['last-index']} of term {newest['last-term']}")
     assert "this node's log ends at" in cluster.status(behind)["reason"]
 
 

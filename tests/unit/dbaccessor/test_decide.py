@@ -314,6 +314,11 @@ def test_where_all_that_are_named_hold_data_the_remedy_is_for_an_operator():
     )
 
 
+def told(voters, term, index):
+    """The last one's configuration, with this as the newest state that any member told its charm."""
+    return msgspec.structs.replace(ALONE, db_voters=voters, db_last_term=term, db_last_index=index)
+
+
 MISSING_WITNESS = {
     "the own node does not answer": (
         {"running": dataclasses.replace(LONELY, answers=False)},
@@ -345,8 +350,34 @@ MISSING_WITNESS = {
         {"conf": msgspec.structs.replace(ALONE, db_voters=("1", "2"))},
         "newest known voters were 1, 2",
     ),
-    "its log is behind": ({"conf": msgspec.structs.replace(ALONE, db_last_index=51)}, "log ends at 50"),
+    "the newest voters did not include it, and its log has nothing newer": (
+        {"conf": told(("1", "2"), 3, 50)},
+        "newest known voters were 1, 2",
+    ),
+    "its log is behind": ({"conf": msgspec.structs.replace(ALONE, db_last_index=51)}, "log ends at index 50"),
+    "its log is behind in the same term": ({"conf": told((), 3, 51)}, "log ends at index 50 of term 3"),
+    "its log is longer, and of an older term": ({"conf": told((), 4, 40)}, "newest known one at index 40 of term 4"),
+    "a deposed leader's log is longer than that of those who followed another": (
+        {"conf": told(("1", "2"), 4, 40)},
+        "newest known voters were 1, 2",
+    ),
 }
+
+
+@pytest.mark.parametrize(
+    "conf",
+    [
+        told(("1", "2"), 3, 49),  # It was made a voter behind that, and nobody was left to tell the charm.
+        told(("1", "2"), 2, 400),
+        told(("0", "1", "2"), 3, 50),
+        msgspec.structs.replace(told(("1", "2"), 9, 900), db_epoch=1),  # Of the epoch before.
+    ],
+)
+def test_what_is_told_of_an_older_log_keeps_nobody_waiting(conf):
+    view = dataclasses.replace(SURVIVOR, conf=conf)
+    if conf.db_epoch:
+        view = dataclasses.replace(view, disk=dataclasses.replace(GOOD, identity=msgspec.structs.replace(ME, epoch=E2)))
+    assert isinstance(decide(view), Reconfigure)
 
 
 @pytest.mark.parametrize("missing", MISSING_WITNESS)

@@ -318,7 +318,7 @@ TABLE: tuple[tuple[type, str, str, Callable[[View], bool]], ...] = (
     (
         Wait,
         "leader",
-        "no leader for 10 s; this node's log ends at 50, the newest known one at 51",
+        "no leader for 10 s; this node's log ends at index 50, the newest known one at index 51",
         lambda v: leaderless(v) and own(v).db_last_index == 51,
     ),
     (
