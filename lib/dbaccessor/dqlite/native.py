@@ -19,7 +19,7 @@ from dbaccessor.dqlite import shmorder
 OLDEST = (1, 18, 0)
 # Versions on which the functional suite has passed, by the library's own word: Debian 13's package 1.18.1 calls itself
 # 1.18.0 (scripts/debian13 runs the suite on it). Another one may work; the status then calls it unproven.
-PROVEN = frozenset({"1.18.0", "1.18.7"})
+PROVEN = frozenset({"1.18.0", "1.18.4", "1.18.7"})
 
 LIBRARY_VARIABLE = "HA_CONTROLLER_LIBDQLITE"
 _SONAME = "libdqlite.so.0"

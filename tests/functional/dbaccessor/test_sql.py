@@ -100,7 +100,7 @@ def test_the_shell_reads_writes_only_when_told_and_says_what_it_does(cluster):
 def test_a_long_query_is_given_up_and_the_node_lives(cluster):
     cluster.form(1)
     insert(cluster, [0], [1])
-    long = "WITH RECURSIVE c(n) AS (VALUES (1) UNION ALL SELECT n + 1 FROM c LIMIT 1000000) SELECT count(*) FROM c"
+    long = "WITH RECURSIVE c(n) AS (VALUES (1) UNION ALL SELECT n + 1 FROM c LIMIT 10000000) SELECT count(*) FROM c"
 
     late = hactl("--state-dir", cluster.state_dir(0), "sql", "--timeout", "0.1", long)
 
