@@ -139,12 +139,15 @@ def test_one_transaction_may_be_longer_than_that_while_somebody_reads(nodes: InP
             await reader.execute("BEGIN")
             assert (await reader.query("SELECT count(*) FROM big")).rows[0][0] == 0
             beside = asyncio.create_task(read_on())
+            deadline = time.monotonic() + 30
+            while not answers:
+                assert time.monotonic() < deadline
+                await asyncio.sleep(0.01)
             await writer.execute(
                 "INSERT INTO big (pad) WITH RECURSIVE s (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM s WHERE i < 80)"
                 " SELECT zeroblob(1024 * 1024) FROM s"
             )
-            deadline = time.monotonic() + 30
-            while not answers or answers[-1] != 80:
+            while answers[-1] != 80:
                 assert not beside.done(), beside
                 assert time.monotonic() < deadline
                 await asyncio.sleep(0.01)
