@@ -22,7 +22,7 @@ from dbaccessor.outlook import Outlook
 
 log = logging.getLogger(__name__)
 
-# In which the node has surely written what it tells of.
+# In which a disk that keeps up has written what the node tells of already.
 _WRITTEN_SECONDS = 0.1
 _FIRST_PAUSE_SECONDS = 3.0
 _LONGEST_PAUSE_SECONDS = 300.0
