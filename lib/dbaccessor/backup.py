@@ -13,10 +13,11 @@ import hashlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass
 
-from dbaccessor import archive, errors
+from dbaccessor import archive, errors, retry
 from dbaccessor.archive import Entry, Manifest
 from dbaccessor.database import Connector, Database
 from dbaccessor.dqlite.connection import Connection
+from dbaccessor.dqlite.results import Rows
 from dbaccessor.folding import Folding
 from dbaccessor.identity import Identity
 
@@ -124,10 +125,20 @@ async def _dump(
 async def _patches(connection: Connection, name: str) -> int | None:
     """Return the number of the last schema patch. Only a leader answers: a deposed one is found out here at last."""
     await connection.open_database(name, deadline_seconds=_CONNECT_SECONDS)
+    deadline = asyncio.get_running_loop().time() + _CONNECT_SECONDS
+
+    async def ask(question: str) -> Rows:
+        # Busy with a checkpoint is no reason to throw away all that was read; a connection that has ended is.
+        return await retry.until_done(
+            lambda: connection.query(question, deadline_seconds=retry.left(deadline)),
+            deadline,
+            lambda: not connection.usable,
+        )
+
     try:
-        found = await connection.query("SELECT max(number) FROM schema_patch", deadline_seconds=_CONNECT_SECONDS)
+        found = await ask("SELECT max(number) FROM schema_patch")
     except errors.Refused:
-        await connection.query("SELECT 1", deadline_seconds=_CONNECT_SECONDS)
+        await ask("SELECT 1")
         return None
     value = found.rows[0][0]
     return value if isinstance(value, int) else None

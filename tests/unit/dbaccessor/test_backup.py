@@ -11,6 +11,7 @@ import pytest
 from dbaccessor import backup, errors
 from dbaccessor.backup import Facts
 from dbaccessor.identity import Epoch, Identity
+from fakenode import END, Asked, FakeNode, failure, obliging
 
 FACTS = Facts(Identity(cluster_uuid="u", controller_id="0", dqlite_id=1, epoch=Epoch(1, "a")), 1, "1", "1.18")
 
@@ -34,3 +35,29 @@ def test_whatever_ends_the_stream_early_is_heard_by_its_reader(error: Exception)
     with pytest.raises(type(error)) as heard:
         asyncio.run(read())
     assert heard.value is error
+
+
+@pytest.mark.parametrize("refused", [False, True])
+def test_a_checkpoint_that_is_under_way_when_all_is_read_costs_a_moment_and_not_the_backup(refused: bool):
+    busy = [failure(5, "checkpoint in progress")] * 2
+
+    def answer(asked: Asked) -> object:
+        if asked.type == 9 and busy:
+            return busy.pop()
+        return failure(1, "no such table") if refused and "schema_patch" in asked.text else obliging(asked)
+
+    async def play() -> None:
+        async with FakeNode(answer) as node:
+            connection = await node.connect()
+            assert await backup._patches(connection, "data") == (None if refused else 1)
+
+    asyncio.run(play())
+
+
+def test_a_node_that_leads_no_longer_when_all_is_read_ends_the_backup():
+    async def play() -> None:
+        async with FakeNode(lambda asked: END if asked.type == 9 else obliging(asked)) as node:
+            with pytest.raises(errors.NotReady):
+                await backup._patches(await node.connect(), "data")
+
+    asyncio.run(play())
