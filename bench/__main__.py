@@ -177,6 +177,11 @@ class Bench:
         )
         if clear and under_tls:
             compared["single writer, under TLS / in clear"] = ratio(under_tls, clear)
+        for percentile in ("p50", "p99"):
+            read = self._named(f"linearizable read on the leader, {percentile}")
+            unconfirmed = self._named(f"leader read on the leader, {percentile}")
+            if read and unconfirmed:
+                compared[f"read on the leader, {percentile}, linearizable / unconfirmed"] = ratio(read, unconfirmed)
         before, during = self._named("single writer, p50 ms before"), self._named("single writer, p50 ms while")
         if before and during:
             compared["one frozen peer, p50 while / before"] = ratio(during, before)
