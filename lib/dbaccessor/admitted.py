@@ -22,12 +22,15 @@ STUCK_SECONDS = 10.0
 
 @dataclass(frozen=True)
 class Guest:
-    """One connection: from where, with which words and certificate (None: without TLS) it was let in."""
+    """One connection: from where, with which words and certificate (None: without TLS) it was let in.
+
+    `pump` is what moves Dqlite's bytes, where it carries any.
+    """
 
     ip: str
     hello: Hello
     peer: tls.Peer | None
-    pump: Pump
+    pump: Pump | None = None
 
 
 class Admitted:
@@ -57,7 +60,7 @@ class Admitted:
         while True:
             await asyncio.sleep(LOOK_SECONDS)
             for task, guest in list(self._guests.items()):
-                if guest.hello.purpose == "client" and guest.pump.stuck_seconds >= STUCK_SECONDS:
+                if guest.hello.purpose == "client" and guest.pump and guest.pump.stuck_seconds >= STUCK_SECONDS:
                     self._end(task, guest, "stuck", f"it has taken nothing of an answer for {STUCK_SECONDS:g} s")
             if any(self._is_gone(guest.peer) for guest in self._guests.values()):
                 await self._weed()

@@ -2,43 +2,60 @@
 
 Dqlite never asks its quorum before it reads. A leader that was paused and deposed meanwhile answers with old data
 until it notices, and does so for a write that changes no row too. So the word of a majority is needed: the node's own,
-and that of so many *other* voters that they are a majority with it. There are two orders, and
+and that of so many *other* voters that they are a majority with it. There are two ways, and
 docs/decisions/13-reads-are-confirmed-by-the-voters.md has the proof of each.
 
-*Ahead of the read* (`ask_ahead`, then `vouched`), the shorter way:
+*Beside the read* (`ask_beside`, then `vouched`), the shorter one, where there are three voters or more:
 
-1. other voters name the node as their leader, asked after the caller's read began. They are those that the node told
-   of the last time, which is only a guess whom to ask;
+1. other voters say that they have acknowledged nothing in a later term than one in which the node is known to have led
+   (terms.py). They are asked after the caller's read began, at the same time as the node, and are those that the node
+   told of the last time, which is only a guess whom to ask;
 2. the node reads, tells the voters, and shows that it has led without a break since the connection's database was
    opened (Connection.query_as_leader). Those of 1. count if they are enough among the voters that it tells now.
 
-*After the read* (`confirm`, then `still_leads`), where a transaction has read already, or the guess was wrong:
+Where no such term is known yet, the voters' answer, which tells it, is waited for before the node is asked.
+
+*After the read* (`confirm`, then `still_leads`), where a transaction has read already, or the shorter way did not do:
 
 1. the node that answered tells the voters, on the same connection;
-2. so many other voters name it, asked after the read;
+2. so many other voters name it as their leader, asked after the read;
 3. one more request on the same connection succeeds. It fails if the node ever stepped down, so 2. spoke of the same
    term as the read. The caller sends it: the COMMIT of a transaction, or `still_leads`.
 
-Whom a voter follows is never remembered, and no question counts that was sent before the read began.
+What a voter says is never remembered, but for terms in which somebody led; and no question counts that was sent before
+the read began.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from typing import TypeVar
 
 from dbaccessor import errors
 from dbaccessor.dqlite.connection import Connection, Member, Role
-from dbaccessor.witness import Members, Round, Witness
+from dbaccessor.identity import dqlite_id_of
+from dbaccessor.terms import Word
+from dbaccessor.witness import Following, Members, Round, Witness
 
 __all__ = ["Confirmer", "Members", "still_leads"]
 
 # A voter that took longer than was waited for is not among the first for so long, where there are others.
 _SHUN_SECONDS = 5.0
-# How long those that are asked ahead have. The guess may be of voters that are gone, and the read has to go on.
-_AHEAD_SECONDS = 0.05
-# Where that was too short once, as it always is on a slow network, nobody is asked ahead for so long.
+# After a voter could not be reached, and so cannot name its leader, or tell its terms: one of an earlier version never
+# does, and each attempt to find out costs a handshake.
+_PAUSE_SECONDS = 0.1
+_TERMS_PAUSE_SECONDS = 2.0
+# How long the voters that are asked beside a read may take, once it is there.
+_BESIDE_SECONDS = 0.05
+# Where that was too short once, nobody is asked beside a read for so long.
 _PATIENT_SECONDS = 5.0
+# For how long whom to ask first is not thought about again.
+_ORDER_SECONDS = 0.5
+# With fewer voters, one of them might come to lead without a word from anybody else.
+_FEWEST_VOTERS = 3
+
+_W = TypeVar("_W")
 
 
 class Confirmer:
@@ -47,56 +64,84 @@ class Confirmer:
     def __init__(self, members: Members) -> None:
         self._members = members
         self._identity: object = None
-        self._witnesses: dict[str, Witness] = {}
-        # The leader that was confirmed last, "" for none, and its voters then: whom to ask ahead, and nothing more.
+        self._followers: dict[str, Witness[str]] = {}
+        self._terms: dict[str, Witness[Word]] = {}
+        self._ordered: list[Witness[Word]] = []
+        self._ordered_until = float("-inf")
+        # The leader that was confirmed last, "" for none, and its voters then: whom to ask beside a read, and no more.
         self._leader = ""
         self._voters: frozenset[str] = frozenset()
-        self._ahead_from = float("-inf")
-        # Hears of each confirmation whether it was one.
-        self.on_round: Callable[[bool], None] = lambda done: None
+        # A term in which that leader is known to have led, 0 where none is: it is in no earlier one any more.
+        self._led = 0
+        self._beside_from = float("-inf")
+        # Hears of each confirmation: "beside" or "after" the read, or "unconfirmed".
+        self.on_round: Callable[[str], None] = lambda result: None
 
-    async def ask_ahead(self, connection: Connection, *, deadline: float) -> frozenset[str]:
-        """Return the names of voters that follow the node at the end of `connection`, asked from now on.
+    async def ask_beside(self, connection: Connection, *, deadline: float) -> Round[Word] | None:
+        """Ask voters for their terms, before a read is sent over `connection`; None where there is nobody to ask.
 
-        They are enough if the cluster is as it was. Where that is not known, or they do not say so soon, there are
-        none, and `confirm` has to do. Raises nothing.
+        For `vouched`. It waits for them only where no term is known yet in which this leader has led. Whoever has got a
+        round ends it.
         """
         self._heed_identity()
-        if connection.dialled_as != self._identity or connection.name != self._leader:
-            return frozenset()
+        leader = connection.name
+        if connection.dialled_as != self._identity or leader != self._leader or len(self._voters) < _FEWEST_VOTERS:
+            return None
         now = asyncio.get_running_loop().time()
-        needed = _needed(self._voters, self._leader)
-        if not needed or now < self._ahead_from:
-            return frozenset()
-        round_ = Round(self._leader, needed, self._in_order(self._voters - {self._leader}))
-        try:
-            await round_.run(min(deadline, now + _AHEAD_SECONDS))
-        except errors.NotReady:
-            self._leader = ""
-            if asyncio.get_running_loop().time() >= now + _AHEAD_SECONDS:
-                self._ahead_from = now + _PATIENT_SECONDS
-            return frozenset()
-        return frozenset(round_.named)
+        if now < self._beside_from:
+            return None
+        floor = self._led
 
-    def vouched(self, connection: Connection, members: Sequence[Member], named: frozenset[str]) -> bool:
-        """Whether what query_as_leader answered is confirmed by these voters, which `ask_ahead` returned before it.
+        def judge(word: Word) -> str:
+            if word.led > self._led and word.leader == dqlite_id_of(leader) and leader == self._leader:
+                self._led = word.led  # For those that begin after this one.
+            known = floor or self._led  # The latter only while the read is not sent yet.
+            return "" if word.newest <= known else f"a voter has heard of term {word.newest}, and {known} is known"
+
+        what = f"{leader} is not confirmed as the leader"
+        round_ = Round(what, _needed(self._voters, leader), self._informants(), judge)
+        round_.begin()
+        # Without a term, what they say is heard before the read is sent, so that it counts for this one as well.
+        if not floor:
+            if not await self._heard(round_, now + _BESIDE_SECONDS, deadline):
+                round_.end()
+                return None
+            floor = self._led
+        return round_
+
+    async def _heard(self, round_: Round[Word], until: float, deadline: float) -> bool:
+        """Whether enough have vouched by then. Where they took too long, nobody is asked beside a read for a while."""
+        try:
+            await round_.outcome(min(until, deadline))
+        except errors.NotReady:
+            if asyncio.get_running_loop().time() >= until:
+                self._beside_from = until + _PATIENT_SECONDS
+            return False
+        return True
+
+    async def vouched(
+        self, round_: Round[Word] | None, connection: Connection, members: tuple[Member, ...], *, deadline: float
+    ) -> bool:
+        """Whether what query_as_leader answered is confirmed by the voters that were asked beside it.
 
         `members` came with that answer. False says only that `confirm` has to do.
         """
         voters = _voters(members)
-        vouched = (
-            bool(voters)
-            and len(named & voters - {connection.name}) >= _needed(voters, connection.name)
-            and connection.dialled_as == self._members.identity
-        )
-        if vouched:
-            self._remember(connection.name, voters)
-            self.on_round(True)
-        else:
-            self._leader = ""
-        return vouched
+        needed = _needed(voters, connection.name)
+        vouching: set[str] = set()
+        if round_ is not None and needed:
+            if not await self._heard(round_, asyncio.get_running_loop().time() + _BESIDE_SECONDS, deadline):
+                return False
+            vouching = round_.vouching & voters - {connection.name}
+        if not voters or len(vouching) < needed or (needed and len(voters) < _FEWEST_VOTERS):
+            return False
+        if connection.dialled_as != self._members.identity:
+            return False
+        self._remember(connection.name, voters)
+        self.on_round("beside")
+        return True
 
-    async def confirm(self, connection: Connection, members: Sequence[Member], *, deadline: float) -> None:
+    async def confirm(self, connection: Connection, members: tuple[Member, ...], *, deadline: float) -> None:
         """Return once enough other voters have named the node at the end of `connection`, steps 1 and 2 after a read.
 
         `members` is its own answer to `cluster`, asked after the last read. Raises NotReady, and the connection is
@@ -105,10 +150,10 @@ class Confirmer:
         try:
             await self._ask(connection, _voters(members), deadline)
         except BaseException:
-            self.on_round(False)
+            self.on_round("unconfirmed")
             connection.close()
             raise
-        self.on_round(True)
+        self.on_round("after")
 
     async def _ask(self, connection: Connection, voters: frozenset[str], deadline: float) -> None:
         self._heed_identity()
@@ -121,7 +166,17 @@ class Confirmer:
             return  # The only voter cannot be deposed without its own vote.
         others = voters - {connection.name}
         self._keep_only(others)
-        await Round(connection.name, needed, self._in_order(others)).run(deadline)
+        leader = connection.name
+
+        def judge(named: str) -> str:
+            return "" if named == leader else f"names {named}" if named else "names nobody"
+
+        round_ = Round(f"{leader} is not confirmed as the leader", needed, self._followers_of(others), judge)
+        round_.begin()
+        try:
+            await round_.outcome(deadline)
+        finally:
+            round_.end()
         if connection.dialled_as != self._members.identity:
             raise errors.NotReady("the cluster's epoch changed while this was read")
         self._remember(connection.name, voters)
@@ -134,28 +189,58 @@ class Confirmer:
         if self._members.identity != self._identity:
             self._keep_only(frozenset())
             self._identity = self._members.identity
+            self._leader, self._led = "", 0
 
     def _remember(self, leader: str, voters: frozenset[str]) -> None:
         if voters != self._voters:
             self._keep_only(voters - {leader})
+        if leader != self._leader:
+            self._led, self._ordered_until = 0, float("-inf")
         self._leader, self._voters = leader, voters
 
     def _keep_only(self, names: frozenset[str]) -> None:
-        for gone in self._witnesses.keys() - names:
-            self._witnesses.pop(gone).close()
+        for gone in self._followers.keys() - names:
+            self._followers.pop(gone).close()
+        for gone in self._terms.keys() - names:
+            self._terms.pop(gone).close()
+        self._ordered_until = float("-inf")
 
-    def _in_order(self, names: frozenset[str]) -> list[Witness]:
+    def _followers_of(self, names: frozenset[str]) -> list[Witness[str]]:
+        """Return those that are asked whom these follow, as `_in_order` has them."""
+
+        def make(name: str) -> Witness[str]:
+            async def dial(deadline: float) -> Following:
+                return Following(await self._members.to_member(name, deadline=deadline))
+
+            return Witness(name, dial, _PAUSE_SECONDS)
+
+        return self._in_order(names, self._followers, make)
+
+    def _informants(self) -> list[Witness[Word]]:
+        """Return those that are asked for the terms of the voters, as `_in_order` has them, a moment ago at most."""
+        now = asyncio.get_running_loop().time()
+        if now > self._ordered_until or any(w.was_late > self._ordered_until - _ORDER_SECONDS for w in self._ordered):
+            self._ordered = self._in_order(self._voters - {self._leader}, self._terms, self._informant)
+            self._ordered_until = now + _ORDER_SECONDS
+        return self._ordered
+
+    def _informant(self, name: str) -> Witness[Word]:
+        return Witness(name, lambda by: self._members.to_terms(name, deadline=by), _TERMS_PAUSE_SECONDS)
+
+    def _in_order(
+        self, names: frozenset[str], known: dict[str, Witness[_W]], make: Callable[[str], Witness[_W]]
+    ) -> list[Witness[_W]]:
         """Return the witnesses of these, those that are to be asked first in front: the own node, no hop away."""
-        for name in names - self._witnesses.keys():
-            self._witnesses[name] = Witness(self._members, name)
+        for name in names - known.keys():
+            known[name] = make(name)
         own, now = self._members.own_name, asyncio.get_running_loop().time()
         return sorted(
-            (self._witnesses[name] for name in names),
+            (known[name] for name in names),
             key=lambda w: (now - w.was_late < _SHUN_SECONDS, w.name != own, w.was_late, w.name),
         )
 
 
-def _voters(members: Sequence[Member]) -> frozenset[str]:
+def _voters(members: tuple[Member, ...]) -> frozenset[str]:
     return frozenset(m.name for m in members if m.role is Role.VOTER)
 
 

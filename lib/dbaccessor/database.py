@@ -157,9 +157,14 @@ class Database:
             return await retry.until_done(attempt, deadline, self._is_closed)
 
     async def _read_confirmed(self, connection: Connection, sql: str, params: Parameters, deadline: float) -> Rows:
-        named = await self._confirmer.ask_ahead(connection, deadline=deadline)
-        said, members = await connection.query_as_leader(sql, params, deadline_seconds=retry.left(deadline))
-        if not self._confirmer.vouched(connection, members, named):
+        beside = await self._confirmer.ask_beside(connection, deadline=deadline)
+        try:
+            said, members = await connection.query_as_leader(sql, params, deadline_seconds=retry.left(deadline))
+            vouched = await self._confirmer.vouched(beside, connection, members, deadline=deadline)
+        finally:
+            if beside is not None:
+                beside.end()
+        if not vouched:
             await self._confirmer.confirm(connection, members, deadline=deadline)
             await confirm.still_leads(connection, deadline=deadline)
         if isinstance(said, errors.Refused):

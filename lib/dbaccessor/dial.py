@@ -220,6 +220,13 @@ class Dialer:
         """Return a stream to the Dqlite node `name` on which the preamble was agreed. Raises DialError."""
         if name == self.caller.name:
             return await asyncio.open_unix_connection("\0" + localnode.bind_address(self.caller.dqlite_id)[1:])
+        return await self._open_agreed(name, "client")
+
+    async def open_terms(self, name: str) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        """Return a stream on which another node's terms are told (terms.py). Raises DialError."""
+        return await self._open_agreed(name, "terms")
+
+    async def _open_agreed(self, name: str, purpose: Purpose) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         ip = self.book.find(controller_of(name))
         if ip is None:
             raise DialError(f"no address is known for {name}")
@@ -227,7 +234,7 @@ class Dialer:
         try:
             async with asyncio.timeout(self.timing.connect_seconds):
                 reader, writer, peer = await self._open(ip, controller_of(name))
-                answer = await self._greet(reader, writer, peer, self.caller.hello("client", target=name))
+                answer = await self._greet(reader, writer, peer, self.caller.hello(purpose, target=name))
                 if not answer.accepted:
                     raise RefusedByPeer(f"{name} refuses: {answer.reason}", answer)
         except BaseException as error:

@@ -167,6 +167,12 @@ def controller_of(name: str) -> str:
     return head if head and tail.isdigit() else name
 
 
+def dqlite_id_of(name: str) -> int:
+    """Return the Dqlite id inside a raft name, 0 when it is no such name."""
+    head, _, tail = name.removeprefix("controller-").rpartition("-")
+    return int(tail) if head and tail.isdigit() else 0
+
+
 _T = TypeVar("_T", Identity, Members, Journal, DbState)
 
 

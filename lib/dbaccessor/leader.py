@@ -15,8 +15,10 @@ from typing import Generic, TypeVar
 from dbaccessor import errors, timing, tls
 from dbaccessor.dial import AddressBook, Caller, Dialer, DialError
 from dbaccessor.dqlite.connection import Connection
+from dbaccessor.identity import dqlite_id_of
 from dbaccessor.localnode import LocalNode
 from dbaccessor.preamble import Answer
+from dbaccessor.terms import OwnTerms, RemoteTerms, Terms
 
 # Between two questions to the own node, which costs nobody else anything.
 _OWN_PAUSE_SECONDS = 0.004
@@ -92,11 +94,20 @@ def _pause(began: float) -> float:
 
 
 class MemberConnector:
-    """Connections to the leader for the controller itself. `local` is its own node, None while it does not run."""
+    """Connections to the leader for the controller itself.
 
-    def __init__(self, dialer: Dialer, local: Callable[[], LocalNode | None]) -> None:
+    `local` is its own node and `terms` are that node's, None while it does not run.
+    """
+
+    def __init__(
+        self,
+        dialer: Dialer,
+        local: Callable[[], LocalNode | None],
+        terms: Callable[[], Terms | None] = lambda: None,
+    ) -> None:
         self._dialer = dialer
         self._local = local
+        self._terms = terms
         self._own: _Rounds[str] = _Rounds(self._ask_own)
         self._rounds = _Rounds(self._ask_others)
 
@@ -134,6 +145,15 @@ class MemberConnector:
     async def to_member(self, name: str, *, deadline: float) -> Connection:
         """Return a new connection to the node of this raft name. Raises DialError, NotReady."""
         return await _open(self._dialer, name, deadline)
+
+    async def to_terms(self, name: str, *, deadline: float) -> OwnTerms | RemoteTerms:
+        """Return who tells the terms of the node of this raft name. Raises DialError, NotReady."""
+        if name != self.own_name:
+            return await _open_terms(self._dialer, name, deadline)
+        terms = self._terms()
+        if terms is None or terms.word is None or terms.dqlite_id != dqlite_id_of(name):
+            raise errors.NotReady("the own node's terms are not known")
+        return OwnTerms(terms, self._terms)
 
     async def _reach(self, name: str, deadline: float) -> Connection:
         """Connect to this node; given up once the own one follows another, as a machine that is gone refuses nobody."""
@@ -214,6 +234,10 @@ class OutsideConnector:
         """As MemberConnector.to_member."""
         return await _open(self._dialer, name, deadline)
 
+    async def to_terms(self, name: str, *, deadline: float) -> RemoteTerms:
+        """As MemberConnector.to_terms."""
+        return await _open_terms(self._dialer, name, deadline)
+
     async def _ask_all(self) -> Found:
         addresses = dict(self._addresses())
         self._dialer.book = AddressBook(port=self._dialer.book.port, current=addresses)
@@ -236,3 +260,11 @@ async def _open(dialer: Dialer, name: str, deadline: float) -> Connection:
     return await Connection.open(
         reader, writer, deadline_seconds=max(0.0, min(left, 1.0)), name=name, dialled_as=dialled_as
     )
+
+
+async def _open_terms(dialer: Dialer, name: str, deadline: float) -> RemoteTerms:
+    try:
+        async with asyncio.timeout_at(deadline):
+            return RemoteTerms(*await dialer.open_terms(name))
+    except TimeoutError as error:
+        raise errors.NotReady(f"{name} could not be reached in time") from error

@@ -55,14 +55,14 @@ class Metrics:
             "ha_controller_db_connections_refused", "Callers that were turned away, by the reason.", "reason"
         )
         confirms = self._counter(
-            "ha_controller_db_confirm_rounds", "Rounds in which other voters were asked who leads, for reads.", "result"
+            "ha_controller_db_confirm_rounds", "Rounds in which other voters were asked to vouch for reads.", "result"
         )
+        self._confirms = {result: confirms.labels(result) for result in ("beside", "after", "unconfirmed")}
         self._relieved = self._counter(
             "ha_controller_db_log_relieved", "What was done for a write-ahead log that had become too long.", "how"
         )
         for how in ("handover", "restart"):
             self._relieved.labels(how)
-        self._confirmed, self._unconfirmed = confirms.labels("confirmed"), confirms.labels("unconfirmed")
 
     def namespace(self, name: str) -> Namespace:
         """Return the counts of one database; the same for everybody who asks for this name."""
@@ -90,9 +90,9 @@ class Metrics:
         """Count a caller that was turned away. `reason` is one of a few words, never a sentence. From any thread."""
         self._refused.labels(reason).inc()
 
-    def confirmed(self, done: bool) -> None:
-        """Count one round of confirming what was read."""
-        (self._confirmed if done else self._unconfirmed).inc()
+    def confirmed(self, result: str) -> None:
+        """Count one round of confirming what was read: "beside" the read or "after" it, or "unconfirmed"."""
+        self._confirms[result].inc()
 
     def relieved(self, how: str) -> None:
         """Count what was done for a log that was too long: "handover" or "restart"."""

@@ -16,6 +16,7 @@ from dbaccessor.accounts import Handover
 from dbaccessor.dqlite.node import Node
 from dbaccessor.identity import Identity
 from dbaccessor.localnode import LocalNode, Probe
+from dbaccessor.terms import Terms
 
 log = logging.getLogger(__name__)
 
@@ -29,7 +30,10 @@ _ABANDONED: list[Node] = []
 
 
 class OwnNode:
-    """Runs at most one node. `probe` is its last word, None while it does not run or does not answer."""
+    """Runs at most one node. `probe` is its last word, None while it does not run or does not answer.
+
+    `terms` are those of the node that runs, or is about to; read on any thread.
+    """
 
     def __init__(self, directory: Path, connect: Callable[[str], int]) -> None:
         self._directory = directory
@@ -43,6 +47,7 @@ class OwnNode:
         self._looked_at = time.monotonic()
         self.local: LocalNode | None = None
         self.probe: Probe | None = None
+        self.terms: Terms | None = None
 
     @property
     def running(self) -> bool:
@@ -72,7 +77,14 @@ class OwnNode:
             connect=self._connect,
             latency_ms=latency_ms,
         )
-        await asyncio.to_thread(node.start)
+        # Known before the node listens: whoever reaches it must be listened to.
+        terms = self.terms = Terms(identity.dqlite_id)
+        try:
+            await asyncio.to_thread(node.start)
+        except BaseException:
+            self.terms = None
+            raise
+        terms.begin(node.stored_term)
         self._node = node
         self.local = LocalNode(identity.dqlite_id)
         self._silent_since = None
@@ -123,7 +135,7 @@ class OwnNode:
         node, self._node = self._node, None
         if self.local is not None:
             self.local.close()
-        self.local, self.probe = None, None
+        self.local, self.probe, self.terms = None, None, None
         if node is None or self.stuck:
             return
         call = self._call(node, node.stop)

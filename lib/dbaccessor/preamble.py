@@ -9,6 +9,7 @@ and who a caller claims to be here must be who its certificate names.
 |---|---|
 | identity | another Hello, or nothing; the answer is the point (every controller may ask, a lost one too) |
 | raft, client | Dqlite's wire protocol, if cluster-uuid, epoch and the dialled name agree |
+| terms | questions of one byte, and an answer to each (terms.py), if the same agree |
 | membership | one MembershipRequest was in the Hello; one Outcome follows when it is done |
 """
 
@@ -30,7 +31,7 @@ HANDSHAKE = b"\x16"
 # A cluster of a hundred members answers with about 10 kB; what is larger is not ours.
 MAX_FRAME = 256 * 1024
 
-Purpose = Literal["identity", "raft", "client", "membership"]
+Purpose = Literal["identity", "raft", "client", "terms", "membership"]
 
 
 class BadFrame(ConnectionError):
@@ -152,6 +153,8 @@ def refusal(hello: Hello, own: Answer, peer: Peer | None = None, departed: Colle
         return reason
     if hello.purpose == "identity":
         return None
+    if _is_no_node(hello):
+        return "raft is for nodes, and the caller does not say which one it is"
     if not own.cluster_uuid or hello.cluster_uuid != own.cluster_uuid:
         return f"this is a node of cluster {own.cluster_uuid or '(none)'}, not of {hello.cluster_uuid or '(none)'}"
     if own.superseded is not None:
@@ -168,6 +171,8 @@ def refusal(hello: Hello, own: Answer, peer: Peer | None = None, departed: Colle
 def refusal_word(hello: Hello, own: Answer, peer: Peer | None = None) -> str:
     """Return in one word, for counting, what `refusal` says; meaningful only where it refuses."""
     if peer is not None and _false_claim(hello, peer) is not None:
+        return "identity"
+    if _is_no_node(hello):
         return "identity"
     if not own.cluster_uuid or hello.cluster_uuid != own.cluster_uuid:
         return "cluster"
@@ -190,6 +195,10 @@ def check_peer(peer: Peer, controller_id: str) -> None:
     """Raise WrongPeer unless the certificate that was shown is that of the controller that was dialled."""
     if peer.controller_id != controller_id:
         raise WrongPeer(f"it shows the certificate of {peer}, and controller {controller_id} was dialled")
+
+
+def _is_no_node(hello: Hello) -> bool:
+    return hello.purpose == "raft" and not 0 < hello.dqlite_id < 1 << 64
 
 
 def _false_claim(hello: Hello, peer: Peer) -> str | None:

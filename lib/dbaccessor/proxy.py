@@ -26,6 +26,7 @@ from dbaccessor import localnode, preamble, tls
 from dbaccessor.admitted import Admitted, Guest
 from dbaccessor.dial import prepare
 from dbaccessor.preamble import Answer, Hello, MembershipRequest, Outcome
+from dbaccessor.terms import Informant, Terms
 from dbaccessor.tlsfiles import BadCredentials
 from dbaccessor.tlsstream import Pump, Stream
 
@@ -54,8 +55,8 @@ class Proxy:
     """Listens on one address at a time and serves what the preamble allows.
 
     `facts` is what this node says of itself, `departed` the ids that never come back, `keyring` the certificates (None:
-    TLS is off); the worker replaces each as a whole. `on_request` carries out a membership request (called on the
-    proxy's loop); `on_hello` hears the identity of every caller.
+    TLS is off), `terms` returns those of the node that runs; the worker replaces each as a whole. `on_request` carries
+    out a membership request (called on the proxy's loop); `on_hello` hears the identity of every caller.
     """
 
     def __init__(
@@ -66,6 +67,7 @@ class Proxy:
         self.facts = Answer(accepted=True)
         self.departed: frozenset[str] = frozenset()
         self.keyring: tls.Keyring | None = None
+        self.terms: Callable[[], Terms | None] = lambda: None
         self.listening: tuple[str, int] | None = None
         self._on_request = on_request
         self._on_hello = on_hello
@@ -239,9 +241,27 @@ class Proxy:
         if hello.purpose == "membership":
             await self._membership(hello, stream)
             return
-        pump = Pump(stream, await _connect_inside(dqlite_id), node=True)
+        if hello.purpose == "terms":
+            if (terms := self._terms_of(dqlite_id)) is not None:
+                self._admitted.add(_this_task(), Guest(ip, hello, peer))
+                await Informant(stream, terms, self.terms).run()
+            return
+        inner = await _connect_inside(dqlite_id)
+        listener = None
+        if hello.purpose == "raft":
+            # Those of the run that was reached, or of one after it: never of one before.
+            if (terms := self._terms_of(dqlite_id)) is None:
+                inner.close()
+                return
+            listener = terms.listen(hello.dqlite_id)
+        pump = Pump(stream, inner, node=True, listener=listener)
         self._admitted.add(_this_task(), Guest(ip, hello, peer, pump))
         await pump.run()
+
+    def _terms_of(self, dqlite_id: int) -> Terms | None:
+        """Return the terms of this node, unless it is stopping, or another one runs by now."""
+        terms = self.terms()
+        return terms if terms is not None and terms.dqlite_id == dqlite_id else None
 
     async def _greet(self, stream: Stream, ip: str) -> tls.Peer | None:
         """Agree on TLS where it is required, and return who calls. What prevents it is told to both sides."""

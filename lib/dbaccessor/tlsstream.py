@@ -27,7 +27,7 @@ _LINGER_BYTES = 1 << 20
 
 _Socket = socket.socket | ssl.SSLSocket
 # What a socket says that has nothing to give, or takes nothing, just now.
-_NOT_NOW = (BlockingIOError, InterruptedError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
+NOT_NOW = (BlockingIOError, InterruptedError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
 _T = TypeVar("_T")
 
 
@@ -121,10 +121,13 @@ def _resolve(ready: asyncio.Future[None]) -> None:
 class Pump:
     """Moves bytes both ways between the connection to another controller and a local socket, until either ends.
 
-    `node` says that the local socket leads into a node, which must be left as farewell.py has it.
+    `node` says that the local socket leads into a node, which must be left as farewell.py has it. `listener` is given
+    what the other controller sends, before anybody inside gets it.
     """
 
-    def __init__(self, outer: Stream, inner: socket.socket, *, node: bool) -> None:
+    def __init__(
+        self, outer: Stream, inner: socket.socket, *, node: bool, listener: Callable[[memoryview], None] | None = None
+    ) -> None:
         inner.setblocking(False)
         self._outer = outer
         self._inner = inner
@@ -133,7 +136,7 @@ class Pump:
         self._over: asyncio.Future[bool] = self._loop.create_future()
         buffer = memoryview(bytearray(_CHUNK))
         self._ways = (
-            _Way(self._loop, outer.socket, inner, buffer, lambda: self._end(inside=False)),
+            _Way(self._loop, outer.socket, inner, buffer, lambda: self._end(inside=False), listener),
             _Way(self._loop, inner, outer.socket, buffer, lambda: self._end(inside=True)),
         )
 
@@ -188,11 +191,13 @@ class _Way:
         sink: _Socket,
         buffer: memoryview,
         ended: Callable[[], None],
+        listener: Callable[[memoryview], None] | None = None,
     ) -> None:
         self._loop = loop
         self._source = source
         self._sink = sink
         self._ended = ended
+        self._listener = listener
         self._buffer = buffer
         # A read that returned less has most likely taken all that there was; if not, the loop calls again.
         self._whole = _RECORD if isinstance(source, ssl.SSLSocket) else len(buffer)
@@ -222,10 +227,12 @@ class _Way:
                 if not count:
                     self._end()
                     return
+                if self._listener is not None:
+                    self._listener(self._buffer[:count])
                 self._push(self._buffer[:count])
                 if count < self._whole:
                     break
-        except _NOT_NOW:
+        except NOT_NOW:
             return
         except OSError:
             self._end()
@@ -238,7 +245,7 @@ class _Way:
         try:
             while data:
                 data = data[self._sink.send(data) :]
-        except _NOT_NOW:
+        except NOT_NOW:
             self._pending = memoryview(bytes(data))
             self.blocked_since = self._loop.time()
             self._loop.remove_reader(self._source.fileno())
@@ -249,7 +256,7 @@ class _Way:
             while self._pending:
                 self._pending = self._pending[self._sink.send(self._pending) :]
                 self.blocked_since = self._loop.time()
-        except _NOT_NOW:
+        except NOT_NOW:
             return
         except OSError:
             self._end()

@@ -72,8 +72,9 @@ class Worker:
         )
         self._dialer, self._proxy = self._presence.dialer, self._presence.proxy
         self._own = OwnNode(self._store.data_dir, self._dialer.raft_connect)
+        self._proxy.terms = lambda: self._own.terms
         self._peers = PeerWatch(self._dialer, first, self._presence.targets, self._wake.set)
-        self._connector = MemberConnector(self._dialer, lambda: self._own.local)
+        self._connector = MemberConnector(self._dialer, lambda: self._own.local, lambda: self._own.terms)
         self._confirmer = Confirmer(self._connector)
         self._proxy.on_refused = self.metrics.refused
         self._confirmer.on_round = self.metrics.confirmed

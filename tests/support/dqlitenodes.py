@@ -25,6 +25,8 @@ import freezing
 from dbaccessor import errors
 from dbaccessor.dqlite import node, shmorder
 from dbaccessor.dqlite.connection import Connection, Member, Role
+from dbaccessor.terms import Word
+from dbaccessor.witness import Link
 
 LATENCY_MS = 10
 # Ten times what anything here needs on an idle machine; only a failing test waits that long.
@@ -143,6 +145,9 @@ class Cluster:
     async def to_member(self, name: str, *, deadline: float) -> Connection:
         streams = await self.streams(self.index_of(name))
         return await Connection.open(*streams, deadline_seconds=5, name=name)
+
+    async def to_terms(self, name: str, *, deadline: float) -> Link[Word]:
+        raise errors.NotReady("nobody listens in front of these nodes")
 
 
 class InProcess(Cluster):

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 from dbaccessor import errors
 from dbaccessor.dqlite.connection import Connection
+from dbaccessor.terms import Word
 
 
 @dataclass(frozen=True)
@@ -89,7 +90,9 @@ def obliging(asked: Asked) -> object:
 class FakeNode:
     """`asked` is all it was asked, on any connection. `script` may be replaced at any time.
 
-    As the connector that Database wants, it is the leader; `others` are the fake nodes of other members by name.
+    As the connector that Database wants, it is the leader; `others` are the fake nodes of other members by name. `word`
+    is what it tells of its terms, or SILENCE or END; None: it knows no such question. `terms_asked`: how often it was
+    asked.
     """
 
     name = "controller-0-7"
@@ -99,6 +102,8 @@ class FakeNode:
         self.own_name = ""
         self.others: dict[str, FakeNode] = {}
         self.script = script
+        self.word: Callable[[], object] | None = None
+        self.terms_asked = 0
         self.asked: list[Asked] = []
         self.connections: list[Connection] = []
         self.ended = 0
@@ -133,6 +138,11 @@ class FakeNode:
         if name not in self.others:
             raise errors.NotReady(f"no fake node is {name}")
         return await self.others[name].connect()
+
+    async def to_terms(self, name: str, *, deadline: float) -> FakeTerms:
+        if name not in self.others or self.others[name].word is None:
+            raise errors.NotReady(f"{name} tells no terms")
+        return FakeTerms(self.others[name])
 
     async def close(self) -> None:
         for connection in self.connections:
@@ -179,6 +189,29 @@ class FakeNode:
         finally:
             self.ended += 1
             writer.close()
+
+
+class FakeTerms:
+    """The link that asks a fake node for its terms."""
+
+    def __init__(self, node: FakeNode) -> None:
+        self.closed = False
+        self._node = node
+
+    def ask(self, told: Callable[[Word | None], None], *, deadline_seconds: float) -> bool:
+        if self.closed:
+            return False
+        self._node.terms_asked += 1
+        word = self._node.word() if self._node.word is not None else END
+        if isinstance(word, Word):
+            asyncio.get_running_loop().call_soon(told, word)
+        else:
+            asyncio.get_running_loop().call_later(deadline_seconds if word is SILENCE else 0, told, None)
+            self.closed = True
+        return True
+
+    def close(self) -> None:
+        self.closed = True
 
 
 def _text_of(kind: int, body: bytes) -> str:

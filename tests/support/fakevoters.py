@@ -58,7 +58,10 @@ def asked_of(nodes: list[FakeNode]) -> int:
 
 
 def noting(node: FakeNode, rest: list[FakeNode]) -> list[str]:
-    """Return the list of what is asked from now on, of the leader and of the voters, who go on as before."""
+    """Return the list of what is asked from now on, of the leader and of the voters, who go on as before.
+
+    "voter": whom it follows; "terms": its terms.
+    """
     order: list[str] = []
 
     def note(script: fakenode.Script, word: Callable[[Asked], str]) -> fakenode.Script:
@@ -72,6 +75,8 @@ def noting(node: FakeNode, rest: list[FakeNode]) -> list[str]:
     node.script = note(node.script, lambda asked: words.get(asked.type) or asked.text or "still?")
     for other in rest:
         other.script = note(other.script, lambda asked: "voter")
+        if other.word is not None:
+            other.word = lambda said=other.word: order.append("terms") or said()  # type: ignore[func-returns-value,misc]
     return order
 
 

@@ -1,8 +1,8 @@
 """A model of raft as Dqlite has it, for what a reader may conclude from it: terms, votes, logs, members, and no time.
 
 Whatever may happen next happens in an order that a seed decides: messages are delivered late, twice, or never, leaders
-are cut off, voted out and elected again, hand over, and change the voters one at a time. What the library does and the
-paper does not is here as well: a follower that votes for another, in a hand-over, goes on naming its old leader.
+are cut off, voted out and elected again, hand over, change the voters one at a time, and servers end and start again.
+What dbaccessor.terms knows of a server is here as well: the newest term of what has passed on its way in, by whom.
 """
 
 from __future__ import annotations
@@ -21,7 +21,11 @@ class Entry:
 
 @dataclass
 class Server:
-    """`base` is the length of the log when this was elected last, `downs` how often it stepped down."""
+    """`base` is the length of the log when this was elected last, `downs` how often it stepped down.
+
+    `heard` is the newest term of a message about entries that reached it since its start, or that it started with;
+    `led_by` has led it in `led`, the newest term of a leader's message.
+    """
 
     number: int
     log: list[Entry]
@@ -34,6 +38,9 @@ class Server:
     downs: int = 0
     votes: set[int] = field(default_factory=set)
     match: dict[int, int] = field(default_factory=dict)
+    heard: int = 1
+    led_by: int | None = None
+    led: int = 0
 
     @property
     def voters(self) -> frozenset[int]:
@@ -46,6 +53,20 @@ class Server:
     def turn(self, state: str) -> None:
         self.downs += self.state == "leader"
         self.state, self.named, self.votes = state, None, set()
+
+    def restart(self, leaves_out: str = "") -> None:
+        """End, and start with what the files hold: term, vote and log."""
+        self.turn("follower")
+        self.match, self.commit = {}, 1
+        self.heard = 0 if leaves_out == "the files" else self.term
+        self.led_by, self.led = None, 0
+
+    def listen(self, message: Message, leaves_out: str = "") -> None:
+        """Let this message be read along, just before it is received."""
+        if message.kind == "entries" or (message.kind == "have" and leaves_out != "acknowledgements"):
+            self.heard = max(self.heard, message.term)
+        if message.kind == "entries" and message.term > self.led:
+            self.led_by, self.led = message.source, message.term
 
     def reach(self, term: int) -> None:
         if term > self.term:
@@ -68,8 +89,9 @@ class Message:
 class World:
     """`acknowledged` are the writes that a client was told of."""
 
-    def __init__(self, seed: int, voters: int | None = None) -> None:
+    def __init__(self, seed: int, voters: int | None = None, leaves_out: str = "") -> None:
         self.random = random.Random(seed)
+        self.leaves_out = leaves_out
         start = Entry(1, voters=frozenset(range(voters or self.random.randint(2, 5))))
         self.servers = [Server(n, [start]) for n in range(5)]
         self.messages: list[Message] = []
@@ -94,13 +116,21 @@ class World:
         for other in others:
             self._receive(other, self._entries(leader, other))
             self._receive(leader, self.messages.pop())
+        self._commit(leader)
         assert leader.commit == len(leader.log)
+
+    def deliver_entries(self, leader: Server, other: Server) -> None:
+        """Let this one accept all that the leader has, and its answer be lost."""
+        self._receive(other, self._entries(leader, other))
+        self.messages.pop()
 
     def happen(self) -> None:
         """One thing or another."""
         server = self.random.choice(self.servers)
         dice = self.random.random()
-        if dice < 0.01:
+        if dice < 0.002:
+            server.restart(self.leaves_out)
+        elif dice < 0.01:
             self._cut()
         elif dice < 0.04 and server.state != "leader":
             self._stand(server, disrupts=False)
@@ -190,6 +220,7 @@ class World:
             del self.messages[0]
 
     def _receive(self, server: Server, message: Message) -> None:
+        server.listen(message, self.leaves_out)
         led = server.state == "leader" or server.named is not None
         if message.kind == "vote?" and led and not message.disrupts:
             return
@@ -231,36 +262,92 @@ def read(world: World, leader: Server, leaves_out: str = "") -> Iterator[bool | 
     Yields None as long as it goes on, and last whether what it read had all that was acknowledged before it began. It
     ends without that where it is not confirmed.
     """
-    opened = leader.downs
-    remembered = {s.number for s in world.servers if s.named == leader.number}
-    guess = frozenset(s.number for s in world.servers if world.random.random() < 0.6) or leader.voters
+    reader = _Reader(world, leader, leaves_out)
+    for server in world.servers:
+        if world.random.random() < 0.5:
+            reader.learn(server)
+    reader.remember()
     for _ in range(world.random.randint(0, 40)):
+        reader.learn(world.random.choice(world.servers))
         yield None
     must = set(world.acknowledged)
-    named: set[int] = set()
-    for number in sorted(guess - {leader.number}, key=lambda _: world.random.random()):
-        if len(named) >= needed(guess, leader.number):
-            break
-        for _ in range(world.random.randint(1, 6)):
-            yield None
-        if world.servers[number].named == leader.number and number in world.servers[number].voters:
-            named.add(number)
-    if leaves_out == "asking again":
-        named = remembered
-    for _ in range(world.random.randint(1, 20)):
+    parts = [reader.ask_the_voters(), reader.ask_the_leader()]
+    if world.random.random() > 0.7:
+        # One that knows no term hears it from the voters before it asks the leader.
+        reader.forget()
+        yield from parts.pop(0)
+    while parts:
+        part = world.random.choice(parts)
+        if next(part, "over") == "over":
+            parts.remove(part)
         yield None
-    if leader.state != "leader" or leader.downs != opened or leader.commit < leader.base:
-        return
-    seen = {entry.write for entry in leader.log[: leader.commit]}
-    for _ in range(world.random.randint(1, 40)):
-        yield None
-    voters = leader.voters
-    for _ in range(world.random.randint(0, 3)):
-        yield None
-    if leaves_out != "the last request" and (leader.state != "leader" or leader.downs != opened):
-        return
-    if leaves_out == "the voters of now":
-        voters = guess
-    if leaves_out != "asking" and len(named & voters - {leader.number}) < needed(voters, leader.number):
-        return
-    yield must <= seen
+    if reader.is_confirmed():
+        yield must <= reader.seen
+
+
+class _Reader:
+    """What somebody who reads knows. `guess` are the voters as they were told once, or others."""
+
+    def __init__(self, world: World, leader: Server, leaves_out: str) -> None:
+        self.seen: set[int | None] = set()
+        self._world = world
+        self._leader = leader
+        self._leaves_out = leaves_out
+        self._opened = leader.downs
+        self._guess = frozenset(s.number for s in world.servers if world.random.random() < 0.6) or leader.voters
+        self._floor = 0
+        self._learns = leaves_out == "a term of before"
+        self._vouching: set[int] = set()
+        self._remembered: set[int] = set()
+        self._voters: frozenset[int] = frozenset()
+
+    def learn(self, server: Server) -> None:
+        """Hear from this one in which term the leader has led."""
+        if server.led_by == self._leader.number:
+            self._floor = max(self._floor, server.led)
+
+    def forget(self) -> None:
+        self._floor, self._learns = 0, True
+
+    def remember(self) -> None:
+        self._remembered = {s.number for s in self._world.servers if s.heard <= self._floor}
+
+    def ask_the_voters(self) -> Iterator[None]:
+        for number in sorted(self._guess - {self._leader.number}, key=lambda _: self._world.random.random()):
+            for _ in range(self._world.random.randint(1, 15)):
+                yield
+            server = self._world.servers[number]
+            if self._learns:
+                self.learn(server)
+            if server.heard <= self._floor:
+                self._vouching.add(number)
+            if len(self._vouching) >= needed(self._guess, self._leader.number):
+                break
+        if self._leaves_out == "asking again":
+            self._vouching = self._remembered
+
+    def ask_the_leader(self) -> Iterator[None]:
+        for _ in range(self._world.random.randint(1, 20)):
+            yield
+        if not self._leads() or self._leader.commit < self._leader.base:
+            return
+        self.seen = {entry.write for entry in self._leader.log[: self._leader.commit]}
+        for _ in range(self._world.random.randint(1, 40)):
+            yield
+        voters = self._leader.voters
+        for _ in range(self._world.random.randint(0, 3)):
+            yield
+        if self._leaves_out == "the last request" or self._leads():
+            self._voters = voters
+
+    def is_confirmed(self) -> bool:
+        voters = self._voters
+        if voters and self._leaves_out == "the voters of now":
+            voters = self._guess
+        if len(voters) < (1 if self._leaves_out == "three voters" else 3):
+            return False
+        enough = needed(voters, self._leader.number)
+        return self._leaves_out == "asking" or len(self._vouching & voters - {self._leader.number}) >= enough
+
+    def _leads(self) -> bool:
+        return self._leader.state == "leader" and self._leader.downs == self._opened

@@ -13,6 +13,8 @@ from collections.abc import Callable, Iterator
 from dbaccessor import errors
 from dbaccessor.dqlite.connection import Member, Role
 from dbaccessor.dqlite.results import Result, Rows
+from dbaccessor.terms import Word
+from dbaccessor.witness import Link
 
 # What to do with the next batch: carry it out (None), or raise this before or after having carried it out.
 Trouble = tuple[str, errors.DbAccessorError] | None
@@ -38,6 +40,9 @@ class SqliteNode:
         return SqliteConnection(self)
 
     async def to_member(self, name: str, *, deadline: float) -> SqliteConnection:
+        raise errors.NotReady("there is one node only")
+
+    async def to_terms(self, name: str, *, deadline: float) -> Link[Word]:
         raise errors.NotReady("there is one node only")
 
 

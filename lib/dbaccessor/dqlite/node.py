@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from dbaccessor import errors
-from dbaccessor.dqlite import native, wire
+from dbaccessor.dqlite import native, nodedir, wire
 from dbaccessor.dqlite.nodedir import LastEntry
 
 log = logging.getLogger(__name__)
@@ -105,6 +105,8 @@ class Node:
             pass  # Asked first, because a start that fails inside the library leaks its listening socket.
         library, c = self._library, self._library.c
         handle = _create(library, self.dqlite_id, self.name, self.directory)
+        # From here on nobody else can write there, and this node does not yet.
+        self.stored_term = nodedir.stored_term(self.directory)
         bound = False
         try:
             code = c.dqlite_node_set_bind_address(handle, self.bind_address.encode())

@@ -17,6 +17,7 @@ import errno
 import hashlib
 import os
 import re
+import struct
 import time
 import zlib
 from collections.abc import Mapping
@@ -37,6 +38,27 @@ _ATTEMPTS = 5
 def has_data(directory: Path) -> bool:
     """True when a node has ever written here. Files that are not raft's (a lock, a marker of ours) do not count."""
     return any(_is_data(name) for name in _names(directory))
+
+
+def stored_term(directory: Path) -> int | None:
+    """Return the newest term that the node here has ever been in, which must not run; 0 where none ever ran.
+
+    None: it cannot be told, as there are entries and no file that says it.
+    """
+    terms = []
+    for name in _METADATA:
+        try:
+            kind, _, term, _ = raftformat.METADATA.unpack((directory / name).read_bytes())
+        except (FileNotFoundError, struct.error):
+            continue  # A torn one was being written when the node ended, and counts for the library as none.
+        except OSError:
+            return None
+        if kind != raftformat.FORMAT:
+            return None
+        terms.append(int(term))
+    if terms:
+        return max(terms)
+    return 0 if last_entry_on_disk(directory) == NO_ENTRY else None
 
 
 def _is_data(name: str) -> bool:

@@ -15,6 +15,8 @@ FORMAT = 1
 WORD: Final = struct.Struct("<Q")
 CHECKSUMS: Final = struct.Struct("<II")
 ENTRY: Final = struct.Struct("<QB3xI")
+# Format, version, term, vote.
+METADATA: Final = struct.Struct("<4Q")
 # The library makes segments of 8 MiB, and an entry takes at least four words.
 MAX_SEGMENT_BYTES = 64 << 20
 MAX_ENTRIES = MAX_SEGMENT_BYTES // 32

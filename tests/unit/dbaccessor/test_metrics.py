@@ -197,12 +197,13 @@ def test_two_workers_count_apart():
 
 def test_confirmations_are_counted():
     counted = Metrics()
-    for done in (True, False, True):
-        counted.confirmed(done)
+    for result in ("beside", "unconfirmed", "beside", "after"):
+        counted.confirmed(result)
 
     found = page(counted)
-    assert found["ha_controller_db_confirm_rounds_total", "result=confirmed"] == 2
+    assert found["ha_controller_db_confirm_rounds_total", "result=beside"] == 2
     assert found["ha_controller_db_confirm_rounds_total", "result=unconfirmed"] == 1
+    assert found["ha_controller_db_confirm_rounds_total", "result=after"] == 1
 
 
 def test_actions_are_counted_as_done_or_failed():

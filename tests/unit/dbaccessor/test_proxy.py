@@ -24,7 +24,9 @@ from dbaccessor.dial import AddressBook, Caller, Conversation, Dialer, DialError
 from dbaccessor.identity import Epoch, node_name
 from dbaccessor.preamble import Answer, Hello, MemberFact, MembershipRequest, Outcome
 from dbaccessor.proxy import Proxy
+from dbaccessor.terms import RemoteTerms, Terms, Word
 from dbaccessor.tls import Keyring
+from rafttalk import append_entries, append_entries_result, opening
 from testauthority import TestAuthority
 
 EPOCH = Epoch(1, "aa")
@@ -56,6 +58,8 @@ class Controller:
             name=self.name,
             running=True,
         )
+        self.terms: Terms | None = self.run(1)
+        self.proxy.terms = lambda: self.terms
         self.answers: list[Answer] = []
         caller = Caller("u", EPOCH, controller_id, self.dqlite_id)
         self.dialer = Dialer(caller, AddressBook(), timing.for_latency(50), self.answers.append)
@@ -81,6 +85,12 @@ class Controller:
         made = Dialer(Caller("u", EPOCH), AddressBook(port, {self.controller_id: ip}), timing.for_latency(50))
         made.keyring = keyring
         return made
+
+    def run(self, term: int, dqlite_id: int = 0) -> Terms:
+        """Return the terms of a run of the node that starts in this term."""
+        terms = Terms(dqlite_id or self.dqlite_id)
+        terms.begin(term)
+        return terms
 
     async def _done(self, request: MembershipRequest) -> Outcome:
         return Outcome(True, f"{request.operation} of {request.controller_id}")
@@ -168,6 +178,106 @@ def test_raft_s_bytes_go_both_ways_between_blocking_sockets(pair):
         assert far.recv(100) == b"to the node"
         far.sendall(b"and back")
         assert near.recv(100) == b"and back"
+
+
+def test_no_raft_comes_to_a_node_that_nobody_listens_for(pair):
+    """It is about to stop, or to start: what it would acknowledge now, no voter's word would tell of."""
+    zero, one = pair
+    one.terms = None
+    near = socket.socket(fileno=zero.dialer.raft_connect(one.name))
+    near.settimeout(5)
+    with near:
+        assert near.recv(1) == b""
+
+
+def ask_terms(asker: Controller, asked: Controller, times: int = 1) -> list[Word | None]:
+    """Ask one controller so often, over one connection, what it knows of terms."""
+
+    async def play() -> list[Word | None]:
+        remote = RemoteTerms(*await asker.dialer.open_terms(asked.name))
+        said = []
+        for _ in range(times):
+            answer = asyncio.get_running_loop().create_future()
+            said.append(await answer if remote.ask(answer.set_result, deadline_seconds=5) else None)
+        remote.close()
+        return said
+
+    return asyncio.run(play())
+
+
+@pytest.mark.parametrize("tls", [True, False])
+def test_a_term_is_told_before_the_node_has_the_message_that_it_came_in(start, tls):
+    zero, one = start("0", tls=tls), start("1", tls=tls)
+    zero.meet(one)
+    one.meet(zero)
+    near, far = connect(zero, one)
+    with near, far:
+        near.sendall(opening(zero.dqlite_id) + append_entries(3, 64)[:-64])
+        while ask_terms(zero, one)[-1] == Word(1):
+            time.sleep(0.01)
+        far.setblocking(False)
+        assert ask_terms(zero, one, 3) == [Word(3, zero.dqlite_id, 3)] * 3
+        near.sendall(bytes(64) + append_entries_result(5))
+        while ask_terms(zero, one)[-1] == Word(3, zero.dqlite_id, 3):
+            time.sleep(0.01)
+        assert ask_terms(zero, one) == [Word(5, zero.dqlite_id, 3)]
+
+
+def test_what_is_not_understood_still_arrives_and_no_terms_are_told_from_then_on(pair, caplog):
+    zero, one = pair
+    near, far = connect(zero, one)
+    with near, far:
+        near.sendall(b"something else")
+        assert far.recv(100) == b"something else"
+        assert ask_terms(zero, one) == [None]
+        told(caplog, "what raft says is not understood")
+
+
+def test_another_run_of_the_node_ends_the_conversation_about_the_one_before(pair):
+    zero, one = pair
+
+    async def play() -> list[object]:
+        remote = RemoteTerms(*await zero.dialer.open_terms(one.name))
+        said: list[object] = []
+        for terms in (one.terms, one.run(7), None):
+            one.terms = terms
+            answer = asyncio.get_running_loop().create_future()
+            said.append(remote.ask(answer.set_result, deadline_seconds=5) and await answer)
+        return said
+
+    assert asyncio.run(play()) == [Word(1), None, False]
+
+
+@pytest.mark.parametrize("purpose", ["raft", "terms"])
+def test_whoever_means_a_node_that_was_replaced_meanwhile_gets_nothing_of_the_other_s(pair, purpose):
+    """Between the answer to the preamble and the next step the own node may be another one: it tells of other terms."""
+    zero, one = pair
+    one.terms = one.run(0, dqlite_id=one.dqlite_id + 1)
+    if purpose == "terms":
+        assert ask_terms(zero, one) == [None]
+        return
+    near = socket.socket(fileno=zero.dialer.raft_connect(one.name))
+    near.settimeout(5)
+    with near:
+        assert near.recv(1) == b""
+
+
+def test_one_that_does_not_answer_is_given_up_at_the_deadline(pair):
+    zero, one = pair
+
+    async def play() -> None:
+        remote = RemoteTerms(*await zero.dialer.open_terms(one.name))
+        answer = asyncio.get_running_loop().create_future()
+        assert remote.ask(answer.set_result, deadline_seconds=5)
+        await answer
+        one.proxy._loop.call_soon_threadsafe(time.sleep, 0.5)
+        answer = asyncio.get_running_loop().create_future()
+        assert remote.ask(answer.set_result, deadline_seconds=0.05)
+        assert not remote.ask(answer.set_result, deadline_seconds=0.05), "one question at a time"
+        assert await answer is None
+        assert not remote.ask(answer.set_result, deadline_seconds=0.05), "it is closed"
+
+    asyncio.run(play())
 
 
 @pytest.mark.parametrize("answering", [False, True])

@@ -11,7 +11,7 @@ from dbaccessor.preamble import Answer, Hello
 
 EPOCH = Epoch(number=2, tag="ab")
 OWN = Answer(accepted=True, cluster_uuid="u", epoch=EPOCH, name="controller-0-7", running=True)
-HELLO = Hello(purpose="raft", cluster_uuid="u", epoch=EPOCH, controller_id="1", target="controller-0-7")
+HELLO = Hello(purpose="raft", cluster_uuid="u", epoch=EPOCH, controller_id="1", dqlite_id=8, target="controller-0-7")
 
 
 @pytest.mark.parametrize(

@@ -216,3 +216,44 @@ def test_the_last_term_is_that_of_the_last_entry_wherever_it_stands(tmp_path: Pa
 
 def test_a_longer_log_of_an_older_term_is_the_older_one():
     assert nodedir.LastEntry(term=3, index=900) < nodedir.LastEntry(term=4, index=8)
+
+
+# The term that a node starts with.
+
+
+def metadata(term: int, version: int = 1, kind: int = 1) -> bytes:
+    return struct.pack("<4Q", kind, version, term, 8)
+
+
+def test_a_directory_in_which_no_node_ever_ran_has_no_term_yet(tmp_path: Path):
+    assert nodedir.stored_term(tmp_path) == 0
+    assert nodedir.stored_term(tmp_path / "missing") == 0
+
+
+def test_the_newest_term_counts_whichever_file_has_it(tmp_path: Path):
+    (tmp_path / "metadata1").write_bytes(metadata(7, version=3))
+    assert nodedir.stored_term(tmp_path) == 7
+    (tmp_path / "metadata2").write_bytes(metadata(6, version=2))
+    assert nodedir.stored_term(tmp_path) == 7
+
+
+def test_a_file_that_was_torn_while_it_was_written_counts_as_none(tmp_path: Path):
+    (tmp_path / "metadata1").write_bytes(metadata(7)[:20])
+    (tmp_path / "metadata2").write_bytes(metadata(6, version=2))
+    assert nodedir.stored_term(tmp_path) == 6
+
+
+@pytest.mark.parametrize("name", ["metadata1", "open-1"])
+def test_where_no_entry_was_ever_written_there_was_no_term_either(tmp_path: Path, name: str):
+    (tmp_path / name).write_bytes(b"")
+    assert nodedir.stored_term(tmp_path) == 0
+
+
+def test_of_entries_without_a_word_about_the_term_none_is_told(tmp_path: Path):
+    (tmp_path / "open-1").write_bytes(struct.pack("<Q", 1) + batch(8))
+    assert nodedir.stored_term(tmp_path) is None
+
+
+def test_a_format_that_is_not_known_tells_no_term(tmp_path: Path):
+    (tmp_path / "metadata1").write_bytes(metadata(7, kind=2))
+    assert nodedir.stored_term(tmp_path) is None
