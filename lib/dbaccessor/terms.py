@@ -20,7 +20,7 @@ from collections.abc import Callable
 from typing import Final, NamedTuple, cast
 
 from dbaccessor.dqlite.rafttraffic import Incomprehensible, Traffic
-from dbaccessor.tlsstream import NOT_NOW, Stream
+from dbaccessor.tlsstream import NOT_NOW, Stream, forget_failure
 
 log = logging.getLogger(__name__)
 
@@ -123,6 +123,7 @@ class Informant:
         except NOT_NOW:
             return
         except OSError:
+            forget_failure()
             questions = b""
         if not self._tell(len(questions)):
             self._over.set_result(None)
@@ -140,6 +141,7 @@ class Informant:
             # Whoever leaves so many answers unread that no more can be sent does not want them.
             return self._stream.socket.send(answers) == len(answers)
         except OSError:
+            forget_failure()
             return False
 
 

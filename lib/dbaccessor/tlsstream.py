@@ -30,6 +30,20 @@ _Socket = socket.socket | ssl.SSLSocket
 NOT_NOW = (BlockingIOError, InterruptedError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
 _T = TypeVar("_T")
 
+_UNTOUCHED = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+
+
+def forget_failure() -> None:
+    """Let nothing of a failed operation be left in this thread's queue of OpenSSL's errors.
+
+    To be called after every operation on a TLS socket that failed as OSError. Python 3.13.5 on OpenSSL 3.5 leaves the
+    failed system call of one connection there, and then reports it for every other connection of the thread that has
+    nothing to read, instead of saying so: one reset of a peer ended all of them. A handshake empties the queue when it
+    begins, and says then that it has nothing to read.
+    """
+    with contextlib.suppress(ssl.SSLWantReadError):
+        _UNTOUCHED.wrap_bio(ssl.MemoryBIO(), ssl.MemoryBIO(), server_side=True).do_handshake()
+
 
 class Stream:
     """One non-blocking socket and its loop. Whoever opens it closes it, or gives it to a Pump."""
@@ -71,8 +85,10 @@ class Stream:
         try:
             async with asyncio.timeout(_LINGER_SECONDS):
                 if isinstance(self.socket, ssl.SSLSocket):
-                    with contextlib.suppress(OSError, ValueError):
+                    try:
                         self.socket = self.socket.unwrap()
+                    except (OSError, ValueError):
+                        forget_failure()
                 raw = socket.socket(fileno=self.socket.detach())
                 self.socket = raw
                 raw.setblocking(False)
@@ -102,6 +118,9 @@ class Stream:
                     await self._until(self._loop.add_writer, self._loop.remove_writer)
                 else:
                     await self._until(self._loop.add_reader, self._loop.remove_reader)
+            except OSError:
+                forget_failure()
+                raise
 
     async def _until(self, add: Callable[..., object], remove: Callable[[int], object]) -> None:
         ready: asyncio.Future[None] = self._loop.create_future()
@@ -235,7 +254,7 @@ class _Way:
         except NOT_NOW:
             return
         except OSError:
-            self._end()
+            self._fail()
             return
         if isinstance(self._source, ssl.SSLSocket) and self._source.pending():
             self._loop.call_soon(self._move)
@@ -259,11 +278,15 @@ class _Way:
         except NOT_NOW:
             return
         except OSError:
-            self._end()
+            self._fail()
             return
         self.blocked_since = None
         self._loop.remove_writer(self._sink.fileno())
         self.start()
+
+    def _fail(self) -> None:
+        forget_failure()
+        self._end()
 
     def _end(self) -> None:
         self.stop()

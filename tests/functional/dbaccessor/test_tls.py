@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import socket
+import struct
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,6 +18,7 @@ from dbaccessor.dial import AddressBook, Caller, Dialer
 from dbaccessor.dqlite.connection import Connection
 from dbaccessor.identity import Epoch
 from dbaccessor.tls import Keyring
+from dbaccessor.tlsstream import Stream
 from loopback import Cluster
 from testauthority import TestAuthority
 
@@ -258,3 +260,44 @@ def test_what_a_removed_controller_has_open_is_closed_within_seconds(cluster: Cl
         kept.close()
 
     asyncio.run(story())
+
+
+@pytest.mark.parametrize("how", ["reading", "writing", "bidding farewell"])
+def test_a_connection_that_is_reset_takes_no_other_of_its_thread_with_it(tmp_path: Path, how: str):
+    """Python 3.13 on OpenSSL 3.5 reports the failure of one for every other that has nothing to read just then."""
+    contexts = Keyring(TestAuthority().write(tmp_path, "0"), "0").current()
+
+    async def pair() -> tuple[Stream, Stream]:
+        with socket.create_server(("127.0.0.1", 0)) as listener:
+            near = Stream(socket.create_connection(listener.getsockname()))
+            served = Stream(listener.accept()[0])
+        await asyncio.gather(
+            served.secure(contexts.server, server_side=True), near.secure(contexts.client, server_side=False)
+        )
+        return served, near
+
+    async def fail(served: Stream) -> None:
+        if how == "reading":
+            with pytest.raises((OSError, EOFError)):
+                await served.read_exactly(1)
+        elif how == "writing":
+            with pytest.raises(OSError):
+                while True:
+                    await served.write(b"x")
+        else:
+            await served.bid_farewell()
+
+    async def play() -> None:
+        kept, friend = await pair()
+        lost, enemy = await pair()
+        enemy.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        enemy.close()
+        await fail(lost)
+        reading = asyncio.create_task(kept.read_exactly(1))
+        await asyncio.sleep(0.01)
+        await friend.write(b"!")
+        assert await reading == b"!"
+        for stream in (kept, friend, lost):
+            stream.close()
+
+    asyncio.run(play())
