@@ -90,23 +90,28 @@ class Confirmer:
         now = asyncio.get_running_loop().time()
         if now < self._beside_from:
             return None
-        floor = self._led
+        # Of this leader, for this read: what others learn meanwhile may be of another leader.
+        known = self._led
+        sent = known > 0
 
         def judge(word: Word) -> str:
-            if word.led > self._led and word.leader == dqlite_id_of(leader) and leader == self._leader:
-                self._led = word.led  # For those that begin after this one.
-            known = floor or self._led  # The latter only while the read is not sent yet.
+            nonlocal known
+            if word.led > known and word.leader == dqlite_id_of(leader):
+                if not sent:
+                    known = word.led
+                if leader == self._leader:
+                    self._led = max(self._led, word.led)  # For those that begin after this one.
             return "" if word.newest <= known else f"a voter has heard of term {word.newest}, and {known} is known"
 
         what = f"{leader} is not confirmed as the leader"
         round_ = Round(what, _needed(self._voters, leader), self._informants(), judge)
         round_.begin()
         # Without a term, what they say is heard before the read is sent, so that it counts for this one as well.
-        if not floor:
+        if not sent:
             if not await self._heard(round_, now + _BESIDE_SECONDS, deadline):
                 round_.end()
                 return None
-            floor = self._led
+            sent = True
         return round_
 
     async def _heard(self, round_: Round[Word], until: float, deadline: float) -> bool:

@@ -360,6 +360,31 @@ def test_a_term_that_is_heard_of_once_the_read_is_sent_is_not_taken_for_known():
     hold(play)
 
 
+def test_what_is_learnt_of_the_next_leader_while_a_term_of_the_last_is_asked_for_is_not_taken_for_the_last_one_s():
+    async def play(node: FakeNode, rest: list[FakeNode], database: Database) -> None:
+        confirmer = Confirmer(node)
+        old = await node.connect()
+        await confirmer.confirm(old, await old.cluster(), deadline=soon())
+        telling(rest, SILENCE)
+        asking = asyncio.create_task(confirmer.ask_beside(old, deadline=soon()))
+        while not any(other.terms_asked for other in rest):
+            await asyncio.sleep(0)
+        waiting = [round_ for informant in confirmer._terms.values() for round_ in informant._asked]
+        node.name = "controller-9-9"
+        new = await node.connect()
+        for other in rest:
+            other.script = naming(9, "controller-9-9")
+        await confirmer.confirm(new, naming_nine(node, rest), deadline=soon())
+        confirmer._led = 5
+        for round_ in waiting:
+            round_.heard(confirmer._terms[rest[0].name], Word(5, 9, 5), "")
+            assert not round_.vouching
+        assert await asking is None
+        confirmer.close()
+
+    hold(play)
+
+
 def test_a_read_waits_for_no_voter_longer_than_its_own_deadline():
     async def play(node: FakeNode, rest: list[FakeNode], database: Database) -> None:
         confirmer = await knowing(node)

@@ -205,6 +205,14 @@ def ask_terms(asker: Controller, asked: Controller, times: int = 1) -> list[Word
     return asyncio.run(play())
 
 
+def tell_other_than(before: Word, asker: Controller, asked: Controller) -> None:
+    """Wait until what was sent has passed."""
+    deadline = time.monotonic() + 5
+    while ask_terms(asker, asked) == [before]:
+        assert time.monotonic() < deadline, f"still {before}"
+        time.sleep(0.01)
+
+
 @pytest.mark.parametrize("tls", [True, False])
 def test_a_term_is_told_before_the_node_has_the_message_that_it_came_in(start, tls):
     zero, one = start("0", tls=tls), start("1", tls=tls)
@@ -213,13 +221,10 @@ def test_a_term_is_told_before_the_node_has_the_message_that_it_came_in(start, t
     near, far = connect(zero, one)
     with near, far:
         near.sendall(opening(zero.dqlite_id) + append_entries(3, 64)[:-64])
-        while ask_terms(zero, one)[-1] == Word(1):
-            time.sleep(0.01)
-        far.setblocking(False)
+        tell_other_than(Word(1), zero, one)
         assert ask_terms(zero, one, 3) == [Word(3, zero.dqlite_id, 3)] * 3
         near.sendall(bytes(64) + append_entries_result(5))
-        while ask_terms(zero, one)[-1] == Word(3, zero.dqlite_id, 3):
-            time.sleep(0.01)
+        tell_other_than(Word(3, zero.dqlite_id, 3), zero, one)
         assert ask_terms(zero, one) == [Word(5, zero.dqlite_id, 3)]
 
 
