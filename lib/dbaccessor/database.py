@@ -20,11 +20,11 @@ from typing import Literal, TypeVar
 
 from dbaccessor import confirm, errors, pool, retry, statements
 from dbaccessor.confirm import Confirmer
+from dbaccessor.dbmetrics import Namespace, Request
 from dbaccessor.dqlite.connection import Connection
 from dbaccessor.dqlite.results import Rows
 from dbaccessor.dqlite.wire import Parameters
 from dbaccessor.groupcommit import Batch, GroupCommit
-from dbaccessor.metrics import Namespace, Request
 from dbaccessor.pool import Connector
 from dbaccessor.transaction import Transaction, before_commit
 

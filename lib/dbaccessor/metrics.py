@@ -1,41 +1,28 @@
 """What can be counted of one worker, for Prometheus: its databases' traffic, its Actions, whom it turned away.
 
-Two sources make one page. Events are counted here, as they happen, in a registry that belongs to one worker. State
-(roles, members, epoch, …) is not kept twice: `state_of` reads it off the status document at the moment somebody asks.
+Three sources make one page. Requests to databases are counted in dbmetrics.py, other events here as they happen, in a
+registry that belongs to one worker. State (roles, members, epoch, …) is not kept twice: `state_of` reads it off the
+status document at the moment somebody asks.
 docs/reference/metrics.md lists every name; those that begin with `juju_` are Juju's own, with Juju's meaning.
 """
 
 from __future__ import annotations
 
-import functools
-import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from types import TracebackType
 from typing import Any
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client import CollectorRegistry, Counter
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, generate_latest
 from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, InfoMetricFamily, Metric
 from prometheus_client.samples import Sample
 
-from dbaccessor import errors
+from dbaccessor.dbmetrics import Namespace, families
 
 CONTENT_TYPE = CONTENT_TYPE_PLAIN_0_0_4
 
-# From a read beside the leader (0.1 ms) to a call that waits out its whole deadline.
-_BUCKETS = (0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0)
-
 _STATES = ("waiting", "starting", "bootstrapping", "joining", "serving", "reconfiguring", "leaving", "stopped")
 _ROLES = ("voter", "stand-by", "spare")
-
-# What an error was to its caller. The first is Juju's word; its `no-rows` does not occur: no rows are no error here.
-_ERRORS: tuple[tuple[type[errors.DbAccessorError], str], ...] = (
-    (errors.NotReady, "retryable"),
-    (errors.NotLeader, "retryable"),
-    (errors.Indefinite, "indefinite"),
-    (errors.Refused, "refused"),
-)
 
 
 class Metrics:
@@ -45,7 +32,6 @@ class Metrics:
     def __init__(self) -> None:
         self._registry = CollectorRegistry(auto_describe=False)
         self._namespaces: dict[str, Namespace] = {}
-        self._db = _Databases(self._registry)
         self._actions = self._counter(
             "ha_controller_db_actions", "What the worker did to its node.", "action", "result"
         )
@@ -54,10 +40,7 @@ class Metrics:
         self._refused = self._counter(
             "ha_controller_db_connections_refused", "Callers that were turned away, by the reason.", "reason"
         )
-        confirms = self._counter(
-            "ha_controller_db_confirm_rounds", "Rounds in which other voters were asked to vouch for reads.", "result"
-        )
-        self._confirms = {result: confirms.labels(result) for result in ("beside", "after", "unconfirmed")}
+        self._confirms = {"beside": 0, "after": 0, "unconfirmed": 0}
         self._relieved = self._counter(
             "ha_controller_db_log_relieved", "What was done for a write-ahead log that had become too long.", "how"
         )
@@ -68,13 +51,12 @@ class Metrics:
         """Return the counts of one database; the same for everybody who asks for this name."""
         found = self._namespaces.get(name)
         if found is None:
-            found = self._namespaces[name] = Namespace(self._db, name)
+            found = self._namespaces[name] = Namespace()
         return found
 
     def forget(self, name: str) -> None:
         """A database was deleted: so are its series. Nothing happens for one that was never counted."""
-        if self._namespaces.pop(name, None) is not None:
-            self._db.remove(name)
+        self._namespaces.pop(name, None)
 
     @contextmanager
     def action(self, name: str) -> Iterator[None]:
@@ -92,7 +74,7 @@ class Metrics:
 
     def confirmed(self, result: str) -> None:
         """Count one round of confirming what was read: "beside" the read or "after" it, or "unconfirmed"."""
-        self._confirms[result].inc()
+        self._confirms[result] += 1
 
     def relieved(self, how: str) -> None:
         """Count what was done for a log that was too long: "handover" or "restart"."""
@@ -104,147 +86,18 @@ class Metrics:
 
     def text(self, status: Mapping[str, Any], more: Iterable[Metric] = ()) -> bytes:
         """Return the page that Prometheus reads: what was counted, the state that `status` describes, and `more`."""
-        counted = _without_birthdays(self._registry.collect())
+        confirmed = CounterMetricFamily(
+            "ha_controller_db_confirm_rounds",
+            "Rounds in which other voters were asked to vouch for reads.",
+            labels=["result"],
+        )
+        for result, count in self._confirms.items():
+            confirmed.add_metric([result], count)
+        counted = (*families(dict(self._namespaces)), *_without_birthdays(self._registry.collect()), confirmed)
         return generate_latest(_Page(lambda: (*counted, *state_of(status), *more)))
 
     def _counter(self, name: str, what: str, *labels: str) -> Counter:
         return Counter(name, what, labels, registry=self._registry)
-
-
-class _Databases:
-    """Juju's six, and ours, with a label for the namespace."""
-
-    def __init__(self, registry: CollectorRegistry) -> None:
-        self.active = Gauge("juju_db_requests_total", "Requests that are under way.", ["namespace"], registry=registry)
-        self.duration = Histogram(
-            "juju_db_duration_seconds",
-            "How long requests took, retries included.",
-            ["namespace", "result"],
-            buckets=_BUCKETS,
-            registry=registry,
-        )
-        self.errors = Counter(
-            "juju_db_errors", "Requests that ended in an error.", ["namespace", "error"], registry=registry
-        )
-        self.success = Counter("juju_db_success", "Requests that ended well.", ["namespace"], registry=registry)
-        self.attempts = Counter(
-            "juju_db_txn_requests",
-            "Attempts at transactions and reads, retries included.",
-            ["namespace"],
-            registry=registry,
-        )
-        self.retries = Counter(
-            "juju_db_txn_retries", "Attempts that were not the first.", ["namespace"], registry=registry
-        )
-        self.queue = Gauge(
-            "ha_controller_db_queue_length",
-            "Transactions of this controller that wait for their turn.",
-            ["namespace"],
-            registry=registry,
-        )
-        self.connections = Counter(
-            "ha_controller_db_connections",
-            "Connections to a leader that were opened.",
-            ["namespace"],
-            registry=registry,
-        )
-
-    def remove(self, namespace: str) -> None:
-        everything = (self.active, self.duration, self.errors, self.success, self.attempts, self.retries)
-        for metric in (*everything, self.queue, self.connections):
-            metric.remove_by_labels({"namespace": namespace})
-
-
-class Namespace:
-    """The counts of one database. Cheap enough for every request: label look-ups are done once, here."""
-
-    def __init__(self, db: _Databases, name: str) -> None:
-        self._active = db.active.labels(name)
-        self._succeeded = db.duration.labels(name, "success")
-        self._failed = db.duration.labels(name, "error")
-        self._errors = {word: db.errors.labels(name, word) for word in (*(w for _, w in _ERRORS), "unknown")}
-        self._success = db.success.labels(name)
-        self._attempts = db.attempts.labels(name)
-        self._retries = db.retries.labels(name)
-        self._queue = db.queue.labels(name)
-        self._connections = db.connections.labels(name)
-        self._last_ping_seconds = self._max_ping_seconds = 0.0
-        self._last_ping_attempts = 0
-        self._replaced = 0
-
-    def request(self) -> Request:
-        """Measure one call of a user of the database, from its first attempt to its end, as a context manager."""
-        return Request(self)
-
-    @contextmanager
-    def queued(self) -> Iterator[None]:
-        """Count one that waits for its turn, for as long as the block lasts."""
-        self._queue.inc()
-        try:
-            yield
-        finally:
-            self._queue.dec()
-
-    def connected(self) -> None:
-        """Count a connection to a leader, newly opened."""
-        self._connections.inc()
-
-    def lost(self) -> None:
-        """Count a connection that can be used no more, so that another one has to take its place."""
-        self._replaced += 1
-
-    def report(self) -> dict[str, Any]:
-        """Return this database's section of the report, under Juju's names."""
-        return {
-            "last-ping-duration": _duration(self._last_ping_seconds),
-            "last-ping-attempts": self._last_ping_attempts,
-            "max-ping-duration": _duration(self._max_ping_seconds),
-            "db-replacements": self._replaced,
-        }
-
-
-@functools.cache
-def unread() -> Namespace:
-    """Return counts that nobody reads."""
-    return Metrics().namespace("")
-
-
-class Request:
-    """One call under way: `attempt` at the beginning of each attempt, `answered` when a leader first did so."""
-
-    def __init__(self, namespace: Namespace) -> None:
-        self._namespace = namespace
-        self._attempts = 0
-        self._started = 0.0
-
-    def __enter__(self) -> Request:
-        self._started = time.perf_counter()
-        self._namespace._active.inc()
-        return self
-
-    def attempt(self) -> None:
-        self._attempts += 1
-        self._namespace._attempts.inc()
-        if self._attempts > 1:
-            self._namespace._retries.inc()
-
-    def answered(self) -> None:
-        space = self._namespace
-        space._last_ping_seconds = time.perf_counter() - self._started
-        space._last_ping_attempts = self._attempts
-        space._max_ping_seconds = max(space._max_ping_seconds, space._last_ping_seconds)
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        space, seconds = self._namespace, time.perf_counter() - self._started
-        space._active.dec()
-        if error is None:
-            space._success.inc()
-            space._succeeded.observe(seconds)
-        else:
-            space._errors[_word(error)].inc()
-            space._failed.observe(seconds)
 
 
 def state_of(status: Mapping[str, Any]) -> Iterator[Metric]:
@@ -341,14 +194,5 @@ def _one_of(name: str, what: str, label: str, words: Iterable[str], word: str) -
     return _gauges(name, what, label, {each: float(each == word) for each in words})
 
 
-def _word(error: BaseException) -> str:
-    return next((word for kind, word in _ERRORS if isinstance(error, kind)), "unknown")
-
-
 def _kebab(name: str) -> str:
     return "".join(f"-{letter.lower()}" if letter.isupper() else letter for letter in name).lstrip("-")
-
-
-def _duration(seconds: float) -> str:
-    """Return a duration as Juju's reports write them: a number with its unit."""
-    return f"{seconds * 1000:.3f}ms" if seconds < 1 else f"{seconds:.3f}s"

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import Awaitable, Callable
+from types import TracebackType
 from typing import Protocol
 
-from dbaccessor import errors, metrics, retry
+from dbaccessor import dbmetrics, errors, retry
 from dbaccessor.confirm import Members
 from dbaccessor.dqlite.connection import Connection
+from dbaccessor.turns import Turns
 
 MAX_WAITING = 256
 
@@ -48,24 +50,19 @@ class Pool:
         self._gate = gate
         self._name = name
         self._what = what
-        self._turns = asyncio.Semaphore(size)
+        self._turns = Turns(size)
         self._waiting = 0
         self._idle: list[tuple[Connection, float]] = []
         self._suspicions: set[asyncio.Task[None]] = set()
         self.closed = False
-        self.measured = metrics.unread()
+        self.measured = dbmetrics.unread()
 
-    @contextlib.asynccontextmanager
-    async def turn(self, deadline: float) -> AsyncIterator[None]:
-        """Wait for the right to use one connection. Raises NotReady at the deadline, Refused when too many wait."""
-        if self._turns.locked():
-            await self._wait_for_a_turn(deadline)
-        else:
-            await self._turns.acquire()
-        try:
-            yield
-        finally:
-            self._turns.release()
+    def turn(self, deadline: float) -> Turn:
+        """Return what must surround the use of a connection, an asynchronous context manager: the right to one.
+
+        Entering it raises NotReady at the deadline, Refused when too many wait.
+        """
+        return Turn(self, deadline)
 
     async def _wait_for_a_turn(self, deadline: float) -> None:
         if self._waiting >= MAX_WAITING:
@@ -73,8 +70,7 @@ class Pool:
         self._waiting += 1
         try:
             with self.measured.queued():
-                async with asyncio.timeout_at(deadline):
-                    await self._turns.acquire()
+                await self._turns.wait(deadline)
         except TimeoutError as error:
             raise errors.NotReady(f"other {self._what} on {self._name} did not end in time") from error
         finally:
@@ -144,3 +140,20 @@ class Pool:
                 if leader.name != connection.name:
                     connection.close()
             await asyncio.sleep(_ASK_SECONDS)
+
+
+class Turn:
+    """What `Pool.turn` returns."""
+
+    def __init__(self, pool: Pool, deadline: float) -> None:
+        self._pool = pool
+        self._deadline = deadline
+
+    async def __aenter__(self) -> None:
+        if not self._pool._turns.take():
+            await self._pool._wait_for_a_turn(self._deadline)
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._pool._turns.give_back()

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections import deque
 from collections.abc import Callable
 from types import TracebackType
 from typing import TypeVar, cast
@@ -17,6 +16,7 @@ from typing import TypeVar, cast
 from dbaccessor import errors
 from dbaccessor.dqlite import farewell, wire
 from dbaccessor.dqlite.inbox import Inbox
+from dbaccessor.turns import Turns
 
 # An answer usually takes a millisecond. After this long it is worth asking whether that node leads still.
 SLOW_SECONDS = 1.0
@@ -41,9 +41,8 @@ class Channel:
         self._inbox = Inbox(reader, cast(asyncio.Transport, writer.transport))
         self._loop = asyncio.get_running_loop()
         self._closed = False
-        # Who may ask next, first come first served, while somebody does.
-        self._asking = False
-        self._turns: deque[asyncio.Future[None]] = deque()
+        # One asks at a time.
+        self._turns = Turns(1)
         # The question that is being asked: since when, until when, and whether that is over. One timer watches
         # over all questions, one after another: setting one for each would cost as much as the question.
         self._since = self._until = 0.0
@@ -58,7 +57,7 @@ class Channel:
     @property
     def waiting(self) -> bool:
         """Whether an answer is awaited."""
-        return self._asking and not self._closed
+        return self._turns.all_taken and not self._closed
 
     @property
     def received(self) -> int:
@@ -92,9 +91,8 @@ class Channel:
         It is called once, from the event loop, with None where no such answer came; the channel is closed then. False:
         nothing was asked, as the channel is closed or in use.
         """
-        if self._asking or self._closed or self._inbox.ended is not None:
+        if self._closed or self._inbox.ended is not None or not self._turns.take():
             return False
-        self._asking = True
         self._watch(self._loop.time() + seconds)
         self._inbox.on_news = lambda: self._hear_aside(expected, told)
         self.send(request)
@@ -109,7 +107,7 @@ class Channel:
         except wire.ProtocolError:
             pass
         self._inbox.on_news = None
-        self._next_turn()
+        self._turns.give_back()
         if isinstance(answer, expected):
             told(answer)
         else:
@@ -186,7 +184,7 @@ class Channel:
 
     def _look_at_the_clock(self) -> None:
         self._timer = None
-        if not self._asking or self._closed:
+        if self._closed or not self._turns.all_taken:
             return
         now = self._loop.time()
         if now >= self._until:
@@ -198,29 +196,6 @@ class Channel:
             self._slow = True
             self._on_slow()
         self._set_timer()
-
-    async def _turn(self, until: float) -> None:
-        """Wait until nobody else asks. Raises TimeoutError."""
-        if not self._asking:
-            self._asking = True
-            return
-        turn: asyncio.Future[None] = self._loop.create_future()
-        self._turns.append(turn)
-        try:
-            async with asyncio.timeout_at(until):
-                await turn
-        except BaseException:
-            if turn.done() and not turn.cancelled():
-                self._next_turn()
-            raise
-
-    def _next_turn(self) -> None:
-        while self._turns:
-            turn = self._turns.popleft()
-            if not turn.done():
-                turn.set_result(None)
-                return
-        self._asking = False
 
 
 class Conversation:
@@ -237,15 +212,16 @@ class Conversation:
     async def __aenter__(self) -> None:
         channel = self._channel
         until = channel._loop.time() + self._seconds
-        try:
-            # Waiting for the turn counts as well. Nothing has been sent then, so the connection stays as it is.
-            await channel._turn(until)
-        except TimeoutError as error:
-            raise errors.NotReady(f"the connection was busy for {self._seconds:g} s") from error
+        if not channel._turns.take():
+            try:
+                # Waiting for the turn counts as well. Nothing has been sent then, so the connection stays as it is.
+                await channel._turns.wait(until)
+            except TimeoutError as error:
+                raise errors.NotReady(f"the connection was busy for {self._seconds:g} s") from error
         if channel._inbox.ended is not None:
             channel.close()
-        if not channel.usable:
-            channel._next_turn()
+        if channel._closed:
+            channel._turns.give_back()
             raise errors.NotReady("the connection is closed")
         channel._watch(until)
 
@@ -253,7 +229,7 @@ class Conversation:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         channel = self._channel
-        channel._next_turn()
+        channel._turns.give_back()
         if error is None or isinstance(error, errors.DbAccessorError):
             return
         channel.close()

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from dbaccessor import errors, metrics
+from dbaccessor import dbmetrics, errors
 from dbaccessor.database import Database, Transaction
 from dbaccessor.metrics import Metrics
 from fakenode import FakeNode, failure, obliging
@@ -296,5 +296,5 @@ def test_measuring_a_request_costs_little_beside_the_fastest_one():
 
 
 def test_durations_are_written_with_their_unit():
-    assert metrics._duration(0.0012345) == "1.234ms"
-    assert metrics._duration(12.5) == "12.500s"
+    assert dbmetrics._duration(0.0012345) == "1.234ms"
+    assert dbmetrics._duration(12.5) == "12.500s"
