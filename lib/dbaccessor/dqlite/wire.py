@@ -10,29 +10,27 @@ from __future__ import annotations
 import enum
 import functools
 import struct
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
+
+from dbaccessor.dqlite.values import VALUES, WORD, encode_parameters, encode_text, encode_u64, text_at, u64_at, within
+from dbaccessor.dqlite.values import Parameters as Parameters
+from dbaccessor.dqlite.values import ProtocolError as ProtocolError
+from dbaccessor.dqlite.values import Value as Value
 
 HELLO: Final = struct.pack("<Q", 1)
 
 # Nothing that this project asks comes near it; a header that claims more is nonsense, or an attack.
 MAX_BODY_BYTES = 64 << 20
 
-Value = int | float | str | bytes | None
-Parameters = Sequence[Value]
-
 HEADER: Final = struct.Struct("<IBBH")
-_U64: Final = struct.Struct("<Q")
-_I64: Final = struct.Struct("<q")
-_F64: Final = struct.Struct("<d")
 _U32_PAIR: Final = struct.Struct("<II")
 # The row id is signed in SQLite and travels as the same 64 bits.
 _RESULT: Final = struct.Struct("<qQ")
-_WORD = 8
 
-_ROWS_DONE: Final = b"\xff" * _WORD
-_ROWS_MORE: Final = b"\xee" * _WORD
+_ROWS_DONE: Final = b"\xff" * WORD
+_ROWS_MORE: Final = b"\xee" * WORD
 
 # The answer to DUMP can be as large as a database: it is streamed, and not one of the responses below.
 FILES_TYPE: Final = 9
@@ -42,10 +40,6 @@ _LONGEST_KNOWN = 4096
 
 # With more parameters than fit into a byte, the second form of the same request is used.
 _MAX_SHORT_PARAMETERS = 255
-
-
-class ProtocolError(ValueError):
-    """The bytes are no message of this protocol. The connection they came from is of no further use."""
 
 
 class RequestType(enum.IntEnum):
@@ -158,67 +152,28 @@ Response = Failure | Server | Members | Database | Result | RowsPart | Empty
 
 def encode(request: Request) -> bytes:
     """Return the bytes of a request. Raises ProtocolError for what the wire cannot carry (NUL in text, big numbers)."""
-    body = bytearray()
-    for kind, value in zip(_REQUESTS[request.type], request.fields, strict=True):
-        body += _encode_text(str(value)) if kind is _Field.TEXT else _encode_u64(int(value))
+    known = sum(len(field) for field in request.fields if isinstance(field, str)) <= _LONGEST_KNOWN
+    body = (_known_fields if known else _encode_fields)(request.type, request.fields)
     schema = 0
     if request.parameters:
         if request.type not in _WITH_PARAMETERS:
             raise ProtocolError(f"{request.type.name} takes no parameters")
         schema = int(len(request.parameters) > _MAX_SHORT_PARAMETERS)
-        body += _encode_parameters(request.parameters, schema)
+        body = body + encode_parameters(request.parameters, schema)
     if len(body) > MAX_BODY_BYTES:
         raise ProtocolError(f"a request of {len(body)} bytes is larger than {MAX_BODY_BYTES}")
-    return HEADER.pack(len(body) // _WORD, request.type, schema, 0) + body
+    return HEADER.pack(len(body) // WORD, request.type, schema, 0) + body
 
 
-def _encode_u64(value: int) -> bytes:
-    if not 0 <= value < 2**64:
-        raise ProtocolError(f"{value} does not fit into 64 bits")
-    return _U64.pack(value)
+def _encode_fields(kind: RequestType, fields: tuple[int | str, ...]) -> bytes:
+    return b"".join(
+        encode_text(str(value)) if field is _Field.TEXT else encode_u64(int(value))
+        for field, value in zip(_REQUESTS[kind], fields, strict=True)
+    )
 
 
-def _encode_text(text: str) -> bytes:
-    try:
-        data = text.encode()
-    except UnicodeEncodeError as error:
-        raise ProtocolError(f"text is not valid Unicode: {error.reason}") from error
-    if b"\0" in data:
-        raise ProtocolError("text contains NUL, at which the other side would cut it")
-    return data + bytes(_WORD - len(data) % _WORD)
-
-
-def _encode_parameters(values: Parameters, schema: int) -> bytes:
-    codes = bytearray(struct.pack("<I", len(values)) if schema else bytes([len(values)]))
-    data = bytearray()
-    for value in values:
-        code, encoded = _encode_value(value)
-        codes.append(code)
-        data += encoded
-    return bytes(codes) + bytes(-len(codes) % _WORD) + bytes(data)
-
-
-_INTEGER, _FLOAT, _TEXT_CODE, _BLOB, _NULL, _UNIXTIME, _ISO8601, _BOOLEAN = 1, 2, 3, 4, 5, 9, 10, 11
-
-
-def _encode_value(value: Value) -> tuple[int, bytes]:
-    match value:
-        case None:
-            return _NULL, bytes(_WORD)
-        case int():
-            if not -(2**63) <= value < 2**63:
-                raise ProtocolError(f"{value} does not fit into a 64-bit integer")
-            return _INTEGER, _I64.pack(value)
-        case float():
-            if value != value:
-                raise ProtocolError("NaN would be stored as NULL")
-            return _FLOAT, _F64.pack(value)
-        case str():
-            return _TEXT_CODE, _encode_text(value)
-        case bytes():
-            return _BLOB, _U64.pack(len(value)) + value + bytes(-len(value) % _WORD)
-        case _:
-            raise ProtocolError(f"a parameter cannot be of type {type(value).__name__}")
+# A program sends the same few statements over and over.
+_known_fields = functools.lru_cache(maxsize=256)(_encode_fields)
 
 
 class Decoder:
@@ -254,7 +209,7 @@ class Decoder:
         if len(self._buffer) < HEADER.size:
             return None
         words, kind, schema, _extra = HEADER.unpack_from(self._buffer)
-        size = words * _WORD
+        size = words * WORD
         if size > self._max_body_bytes:
             raise ProtocolError(f"a response claims {size} bytes, more than {self._max_body_bytes}")
         end = HEADER.size + size
@@ -287,24 +242,12 @@ class _Cursor:
         return self._body[self._offset - size : self._offset]
 
     def u64(self) -> int:
-        return int(_U64.unpack(self.take(_WORD))[0])
+        value, self._offset = u64_at(self._body, self._offset)
+        return value
 
     def text(self) -> str:
-        end = self._body.find(b"\0", self._offset)
-        if end < 0:
-            raise ProtocolError("a text in a response does not end")
-        data = self._body[self._offset : end]
-        self.take((len(data) // _WORD + 1) * _WORD)
-        # The engine stores what it was given; a text that is no UTF-8 must not make its row unreadable.
-        return data.decode("utf-8", "replace")
-
-    def marker(self) -> bytes | None:
-        """Return the marker that ends a part of rows if it is next, and step over it."""
-        word = self._body[self._offset : self._offset + _WORD]
-        if word not in (_ROWS_DONE, _ROWS_MORE):
-            return None
-        self._offset += _WORD
-        return word
+        text, self._offset = text_at(self._body, self._offset)
+        return text
 
     def end(self) -> None:
         if self.left:
@@ -316,12 +259,12 @@ def _decode_failure(body: bytes) -> Failure:
 
     The text ends in the last word and its earlier words contain no NUL; the code before it does, being small.
     """
-    start = len(body) - _WORD
-    while start >= _WORD and 0 not in body[start - _WORD : start]:
-        start -= _WORD
-    if start < _WORD or 0 not in body[-_WORD:]:
+    start = len(body) - WORD
+    while start >= WORD and 0 not in body[start - WORD : start]:
+        start -= WORD
+    if start < WORD or 0 not in body[-WORD:]:
         raise ProtocolError("a failure without a code")
-    (code,) = _U64.unpack_from(body, start - _WORD)
+    code, _ = u64_at(body, start - WORD)
     if code > 0xFFFFFFFF:
         raise ProtocolError(f"a failure with the impossible code {code}")
     return Failure(code, body[start:].split(b"\0", 1)[0].decode("utf-8", "replace"))
@@ -357,7 +300,7 @@ def _known_members(body: bytes) -> Members:
 def _read_members(body: bytes) -> Members:
     cursor = _Cursor(body)
     count = cursor.u64()
-    if count > cursor.left // (3 * _WORD):
+    if count > cursor.left // (3 * WORD):
         raise ProtocolError(f"{count} members do not fit into {cursor.left} bytes")
     members: list[Member] = []
     for _ in range(count):
@@ -371,7 +314,7 @@ def _read_members(body: bytes) -> Members:
 
 def _decode_database(body: bytes) -> Database:
     cursor = _Cursor(body)
-    database_id, _padding = _U32_PAIR.unpack(cursor.take(_WORD))
+    database_id, _padding = _U32_PAIR.unpack(cursor.take(WORD))
     cursor.end()
     return Database(int(database_id))
 
@@ -391,45 +334,33 @@ def _decode_empty(body: bytes) -> Empty:
 
 
 def _decode_rows(body: bytes) -> RowsPart:
-    cursor = _Cursor(body)
-    count = cursor.u64()
-    if count > cursor.left // _WORD:
-        raise ProtocolError(f"{count} columns do not fit into {cursor.left} bytes")
-    columns = tuple(cursor.text() for _ in range(count))
+    count, offset = u64_at(body, 0)
+    if count > (len(body) - offset) // WORD:
+        raise ProtocolError(f"{count} columns do not fit into {len(body) - offset} bytes")
+    columns: list[str] = []
+    for _ in range(count):
+        name, offset = text_at(body, offset)
+        columns.append(name)
     rows: list[tuple[Value, ...]] = []
     # Four bits a column. All bits set cannot be a row's codes: there is no type 15 or 14.
-    code_bytes = ((count + 1) // 2 + _WORD - 1) // _WORD * _WORD
-    while (marker := cursor.marker()) is None:
+    code_bytes = ((count + 1) // 2 + WORD - 1) // WORD * WORD
+    while (marker := body[offset : offset + WORD]) != _ROWS_DONE and marker != _ROWS_MORE:
         if not count:
             raise ProtocolError("a row without columns")
-        codes = cursor.take(code_bytes)
-        rows.append(tuple(_decode_value(codes[i // 2] >> i % 2 * 4 & 0xF, cursor) for i in range(count)))
-    cursor.end()
-    return RowsPart(columns, tuple(rows), marker == _ROWS_DONE)
-
-
-def _decode_value(code: int, cursor: _Cursor) -> Value:
-    match code:
-        case 1 | 9:  # _INTEGER, _UNIXTIME
-            return int(_I64.unpack(cursor.take(_WORD))[0])
-        case 2:
-            return float(_F64.unpack(cursor.take(_WORD))[0])
-        case 3 | 10:  # text, _ISO8601
-            return cursor.text()
-        case 4:
-            size = cursor.u64()
-            if size > cursor.left:
-                raise ProtocolError(f"a blob of {size} bytes does not fit into {cursor.left}")
-            data = cursor.take(size)
-            cursor.take(-size % _WORD)
-            return data
-        case 5:
-            cursor.take(_WORD)
-            return None
-        case 11:
-            return bool(cursor.u64())
-        case _:
-            raise ProtocolError(f"a value of the unknown type {code}")
+        codes = body[offset : offset + code_bytes]
+        offset = within(body, offset + code_bytes)
+        row: list[Value] = []
+        for i in range(count):
+            code = codes[i // 2] >> i % 2 * 4 & 0xF
+            read = VALUES.get(code)
+            if read is None:
+                raise ProtocolError(f"a value of the unknown type {code}")
+            value, offset = read(body, offset)
+            row.append(value)
+        rows.append(tuple(row))
+    if left := len(body) - offset - WORD:
+        raise ProtocolError(f"a response has {left} bytes too many")
+    return RowsPart(tuple(columns), tuple(rows), marker == _ROWS_DONE)
 
 
 _RESPONSES: Final[dict[int, Callable[[bytes], Response]]] = {
