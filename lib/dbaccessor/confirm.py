@@ -68,6 +68,9 @@ class Confirmer:
         self._terms: dict[str, Witness[Word]] = {}
         self._ordered: list[Witness[Word]] = []
         self._ordered_until = float("-inf")
+        # Who a node told us are the members, the last time, and the voters among them: they are the same for days.
+        self._told: tuple[Member, ...] = ()
+        self._voters_told: frozenset[str] = frozenset()
         # The leader that was confirmed last, "" for none, and its voters then: whom to ask beside a read, and no more.
         self._leader = ""
         self._voters: frozenset[str] = frozenset()
@@ -78,14 +81,15 @@ class Confirmer:
         self.on_round: Callable[[str], None] = lambda result: None
 
     async def ask_beside(self, connection: Connection, *, deadline: float) -> Round[Word] | None:
-        """Ask voters for their terms, before a read is sent over `connection`; None where there is nobody to ask.
+        """Return the round of questions for the terms of voters that a read over `connection` needs, None where there
+        is nobody to ask.
 
-        For `vouched`. It waits for them only where no term is known yet in which this leader has led. Whoever has got a
-        round ends it.
+        Its caller begins it as soon as the read is sent, hands it to `vouched`, and ends it. Where no term is known yet
+        in which this leader has led, it has begun, and is waited for here.
         """
-        self._heed_identity()
-        leader = connection.name
-        if connection.dialled_as != self._identity or leader != self._leader or len(self._voters) < _FEWEST_VOTERS:
+        identity = self._heed_identity()
+        leader, voters = connection.name, self._voters
+        if connection.dialled_as != identity or leader != self._leader or len(voters) < _FEWEST_VOTERS:
             return None
         now = asyncio.get_running_loop().time()
         if now < self._beside_from:
@@ -104,10 +108,10 @@ class Confirmer:
             return "" if word.newest <= known else f"a voter has heard of term {word.newest}, and {known} is known"
 
         what = f"{leader} is not confirmed as the leader"
-        round_ = Round(what, _needed(self._voters, leader), self._informants(), judge)
-        round_.begin()
+        round_ = Round(what, _needed(voters, leader), self._informants(now), judge, self._reorder)
         # Without a term, what they say is heard before the read is sent, so that it counts for this one as well.
         if not sent:
+            round_.begin()
             if not await self._heard(round_, now + _BESIDE_SECONDS, deadline):
                 round_.end()
                 return None
@@ -131,11 +135,13 @@ class Confirmer:
 
         `members` came with that answer. False says only that `confirm` has to do.
         """
-        voters = _voters(members)
+        voters = self._voters_among(members)
         needed = _needed(voters, connection.name)
         vouching: set[str] = set()
         if round_ is not None and needed:
-            if not await self._heard(round_, asyncio.get_running_loop().time() + _BESIDE_SECONDS, deadline):
+            if not round_.enough and not await self._heard(
+                round_, asyncio.get_running_loop().time() + _BESIDE_SECONDS, deadline
+            ):
                 return False
             vouching = round_.vouching & voters - {connection.name}
         if not voters or len(vouching) < needed or (needed and len(voters) < _FEWEST_VOTERS):
@@ -153,7 +159,7 @@ class Confirmer:
         closed then: what was read on it may be old.
         """
         try:
-            await self._ask(connection, _voters(members), deadline)
+            await self._ask(connection, self._voters_among(members), deadline)
         except BaseException:
             self.on_round("unconfirmed")
             connection.close()
@@ -161,8 +167,7 @@ class Confirmer:
         self.on_round("after")
 
     async def _ask(self, connection: Connection, voters: frozenset[str], deadline: float) -> None:
-        self._heed_identity()
-        if connection.dialled_as != self._identity:
+        if connection.dialled_as != self._heed_identity():
             raise errors.NotReady("the cluster's epoch changed while this was read")
         if not voters:
             raise errors.NotReady(f"{connection.name} names no voters")
@@ -176,7 +181,9 @@ class Confirmer:
         def judge(named: str) -> str:
             return "" if named == leader else f"names {named}" if named else "names nobody"
 
-        round_ = Round(f"{leader} is not confirmed as the leader", needed, self._followers_of(others), judge)
+        round_ = Round(
+            f"{leader} is not confirmed as the leader", needed, self._followers_of(others), judge, self._reorder
+        )
         round_.begin()
         try:
             await round_.outcome(deadline)
@@ -190,11 +197,20 @@ class Confirmer:
         """Drop the connections to the voters. What is being asked fails as not confirmed."""
         self._keep_only(frozenset())
 
-    def _heed_identity(self) -> None:
-        if self._members.identity != self._identity:
+    def _heed_identity(self) -> object:
+        """Return who we are now. What was known as somebody else is forgotten."""
+        identity = self._members.identity
+        if identity != self._identity:
             self._keep_only(frozenset())
-            self._identity = self._members.identity
+            self._identity = identity
             self._leader, self._led = "", 0
+        return identity
+
+    def _voters_among(self, members: tuple[Member, ...]) -> frozenset[str]:
+        if members is not self._told:
+            self._told = members
+            self._voters_told = frozenset(m.name for m in members if m.role is Role.VOTER)
+        return self._voters_told
 
     def _remember(self, leader: str, voters: frozenset[str]) -> None:
         if voters != self._voters:
@@ -208,7 +224,7 @@ class Confirmer:
             self._followers.pop(gone).close()
         for gone in self._terms.keys() - names:
             self._terms.pop(gone).close()
-        self._ordered_until = float("-inf")
+        self._reorder()
 
     def _followers_of(self, names: frozenset[str]) -> list[Witness[str]]:
         """Return those that are asked whom these follow, as `_in_order` has them."""
@@ -221,13 +237,15 @@ class Confirmer:
 
         return self._in_order(names, self._followers, make)
 
-    def _informants(self) -> list[Witness[Word]]:
+    def _informants(self, now: float) -> list[Witness[Word]]:
         """Return those that are asked for the terms of the voters, as `_in_order` has them, a moment ago at most."""
-        now = asyncio.get_running_loop().time()
-        if now > self._ordered_until or any(w.was_late > self._ordered_until - _ORDER_SECONDS for w in self._ordered):
+        if now > self._ordered_until:
             self._ordered = self._in_order(self._voters - {self._leader}, self._terms, self._informant)
             self._ordered_until = now + _ORDER_SECONDS
         return self._ordered
+
+    def _reorder(self) -> None:
+        self._ordered_until = float("-inf")
 
     def _informant(self, name: str) -> Witness[Word]:
         return Witness(name, lambda by: self._members.to_terms(name, deadline=by), _TERMS_PAUSE_SECONDS)
@@ -243,10 +261,6 @@ class Confirmer:
             (known[name] for name in names),
             key=lambda w: (now - w.was_late < _SHUN_SECONDS, w.name != own, w.was_late, w.name),
         )
-
-
-def _voters(members: tuple[Member, ...]) -> frozenset[str]:
-    return frozenset(m.name for m in members if m.role is Role.VOTER)
 
 
 def _needed(voters: frozenset[str], leader: str) -> int:

@@ -18,10 +18,10 @@ import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Literal, TypeVar
 
-from dbaccessor import confirm, errors, pool, retry, statements
+from dbaccessor import confirm, errors, pool, retry
 from dbaccessor.confirm import Confirmer
 from dbaccessor.dbmetrics import Namespace, Request
-from dbaccessor.dqlite.connection import Connection
+from dbaccessor.dqlite.connection import Connection, Question
 from dbaccessor.dqlite.results import Rows
 from dbaccessor.dqlite.wire import Parameters
 from dbaccessor.groupcommit import Batch, GroupCommit
@@ -141,9 +141,9 @@ class Database:
                 connection = await self._readers.take(deadline)
                 try:
                     if consistency == "leader":
-                        rows = await connection.query(sql, params, deadline_seconds=retry.left(deadline))
+                        rows = await connection.answer(question, deadline_seconds=retry.left(deadline))
                     else:
-                        rows = await self._read_confirmed(connection, sql, params, deadline)
+                        rows = await self._answer_confirmed(connection, question, deadline)
                     request.answered()
                     return rows
                 except (asyncio.CancelledError, errors.NotReady, errors.NotLeader):
@@ -152,14 +152,16 @@ class Database:
                 finally:
                     self._readers.give_back(connection)
 
-        statements.check(sql, params)
+        question = Question(sql, params)
         with self._measured.request() as request:
             return await retry.until_done(attempt, deadline, self._is_closed)
 
-    async def _read_confirmed(self, connection: Connection, sql: str, params: Parameters, deadline: float) -> Rows:
+    async def _answer_confirmed(self, connection: Connection, question: Question, deadline: float) -> Rows:
         beside = await self._confirmer.ask_beside(connection, deadline=deadline)
         try:
-            said, members = await connection.query_as_leader(sql, params, deadline_seconds=retry.left(deadline))
+            said, members = await connection.answer_as_leader(
+                question, beside.begin if beside is not None else _nobody, deadline_seconds=retry.left(deadline)
+            )
             vouched = await self._confirmer.vouched(beside, connection, members, deadline=deadline)
         finally:
             if beside is not None:
@@ -208,6 +210,10 @@ class Database:
             return connection
 
         return await retry.until_done(attempt, deadline, self._is_closed)
+
+
+def _nobody() -> None:
+    """Who is asked beside a read, where there is nobody to ask."""
 
 
 async def _end_failed(transaction: Transaction, error: BaseException) -> None:

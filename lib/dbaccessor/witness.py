@@ -76,9 +76,17 @@ class Round(Generic[_W]):
     """What one reader waits for: `needed` of these witnesses that vouch. `vouching` are the names of those that did.
 
     `judge` returns "" where what a witness said is enough, else why not; `what` begins the sentence where too few do.
+    `on_late` is called when some have taken longer than it should be waited for.
     """
 
-    def __init__(self, what: str, needed: int, witnesses: list[Witness[_W]], judge: Callable[[_W], str]) -> None:
+    def __init__(
+        self,
+        what: str,
+        needed: int,
+        witnesses: list[Witness[_W]],
+        judge: Callable[[_W], str],
+        on_late: Callable[[], None],
+    ) -> None:
         self.vouching: set[str] = set()
         self._what = what
         self._needed = needed
@@ -86,6 +94,7 @@ class Round(Generic[_W]):
         self._others = witnesses[needed:]
         self._left = len(witnesses)
         self._judge = judge
+        self._on_late = on_late
         self._answered: set[Witness[_W]] = set()
         self._problems: list[str] = []
         # How it ended, None until then: "" where enough have vouched. Who waits for that, if anybody does.
@@ -94,8 +103,15 @@ class Round(Generic[_W]):
         self._loop = asyncio.get_running_loop()
         self._began = 0.0
 
+    @property
+    def enough(self) -> bool:
+        """Whether so many have vouched already."""
+        return self._problem == ""
+
     def begin(self) -> None:
-        """Ask. What is said from now on counts, until `end`."""
+        """Ask, if that was not done yet. What is said from now on counts, until `end`."""
+        if self._began:
+            return
         self._began = self._loop.time()
         for witness in self._asked:
             witness.ask(self)
@@ -157,6 +173,7 @@ class Round(Generic[_W]):
         for witness in self._asked:
             if witness not in self._answered:
                 witness.was_late = self._loop.time()
+        self._on_late()
         self._ask_others()
 
 

@@ -11,7 +11,7 @@ import sqlite3
 from collections.abc import Callable, Iterator
 
 from dbaccessor import errors
-from dbaccessor.dqlite.connection import Member, Role
+from dbaccessor.dqlite.connection import Member, Question, Role
 from dbaccessor.dqlite.results import Result, Rows
 from dbaccessor.terms import Word
 from dbaccessor.witness import Link
@@ -72,11 +72,15 @@ class SqliteConnection:
             raise errors.Refused(str(error), code=1) from error
         return Rows(tuple(c[0] for c in cursor.description), tuple(cursor.fetchall()))
 
-    async def query_as_leader(
-        self, sql: str, params: tuple = (), *, deadline_seconds: float | None = None
+    async def answer(self, question: Question, *, deadline_seconds: float | None = None) -> Rows:
+        return await self.query(question.sql, tuple(question.params))
+
+    async def answer_as_leader(
+        self, question: Question, sent: Callable[[], None], *, deadline_seconds: float | None = None
     ) -> tuple[Rows | errors.Refused, tuple[Member, ...]]:
+        sent()
         try:
-            return await self.query(sql, params), await self.cluster()
+            return await self.answer(question), await self.cluster()
         except errors.Refused as error:
             return error, await self.cluster()
 

@@ -6,7 +6,6 @@ How a question is asked, and what ends the connection, is channel.py's; here is 
 from __future__ import annotations
 
 import asyncio
-import functools
 import re
 from collections.abc import Awaitable, Callable
 from types import TracebackType
@@ -29,10 +28,21 @@ _MEMBERS = wire.encode(wire.Request(RequestType.CLUSTER, (1,)))
 # An empty statement: it is carried out only where the database is open still, which a node that steps down closes, and
 # costs the node less than any other.
 _STILL_LEADS = wire.encode(wire.Request(RequestType.EXEC_SQL, (0, "")))
-# Statements without parameters up to this length are sent again and again.
-_LONGEST_KNOWN = 1000
+_MEMBERS_AND_STILL_LEADS = _MEMBERS + _STILL_LEADS
 
 _R = TypeVar("_R", bound=wire.Response)
+
+
+class Question:
+    """A statement that only reads, ready to be sent, as often as need be. Raises Refused for any other."""
+
+    def __init__(self, sql: str, params: Parameters = ()) -> None:
+        statement = statements.check(sql, params)
+        if statement.kind is not statements.Kind.READ:
+            raise errors.Refused(f"{statement.verb} yields no rows: it goes through execute, not query")
+        self.sql = sql
+        self.params = params
+        self.request = encode(wire.Request(RequestType.QUERY_SQL, (0, sql), params))
 
 
 class Connection:
@@ -159,26 +169,30 @@ class Connection:
 
     async def query(self, sql: str, params: Parameters = (), *, deadline_seconds: float | None = None) -> Rows:
         """Run one statement that only reads. Rows are returned when all have come, and confirmed to be all."""
-        request = _query_request(sql, params)
+        return await self.answer(Question(sql, params), deadline_seconds=deadline_seconds)
+
+    async def answer(self, question: Question, *, deadline_seconds: float | None = None) -> Rows:
+        """As `query`."""
         channel = self._channel
         async with channel.conversation(False, self._seconds(deadline_seconds)):
-            channel.send(request)
+            channel.send(question.request)
             return await read_rows(channel)
 
-    async def query_as_leader(
-        self, sql: str, params: Parameters = (), *, deadline_seconds: float | None = None
+    async def answer_as_leader(
+        self, question: Question, sent: Callable[[], None], *, deadline_seconds: float | None = None
     ) -> tuple[Rows | errors.Refused, tuple[Member, ...]]:
-        """As `query`, on a node that has led from the opening of the database here until all rows were read.
+        """As `answer`, on a node that has led from the opening of the database here until all rows were read.
 
-        With the rows come the members, as `cluster` tells them, from that same time; all in one round trip. A statement
-        that the node refuses is an answer as well, and returned. Raises what `still_leads` raises.
+        With the rows come the members, as `cluster` tells them, from that same time; all in one round trip, at the
+        beginning of which `sent` is called. A statement that the node refuses is an answer as well, and returned.
+        Raises what `still_leads` raises.
         """
-        request = _query_request(sql, params)
         said: Rows | errors.Refused
         channel = self._channel
         async with channel.conversation(False, self._seconds(deadline_seconds)):
             # The node reads each request when it has answered the one before.
-            channel.send(request + _MEMBERS + _STILL_LEADS)
+            channel.send(question.request + _MEMBERS_AND_STILL_LEADS)
+            sent()
             try:
                 said = await read_rows(channel)
             except errors.DbAccessorError as error:
@@ -238,17 +252,3 @@ class Connection:
 
     def _seconds(self, deadline_seconds: float | None) -> float:
         return self._deadline_seconds if deadline_seconds is None else deadline_seconds
-
-
-def _query_request(sql: str, params: Parameters) -> bytes:
-    statement = statements.check(sql, params)
-    if statement.kind is not statements.Kind.READ:
-        raise errors.Refused(f"{statement.verb} yields no rows: it goes through execute, not query")
-    if not params and len(sql) <= _LONGEST_KNOWN:
-        return _known_query(sql)
-    return encode(wire.Request(RequestType.QUERY_SQL, (0, sql), params))
-
-
-@functools.lru_cache(maxsize=64)
-def _known_query(sql: str) -> bytes:
-    return encode(wire.Request(RequestType.QUERY_SQL, (0, sql)))

@@ -14,7 +14,7 @@ from dbaccessor import errors
 from dbaccessor.confirm import Confirmer
 from dbaccessor.database import Consistency, Database, Transaction
 from dbaccessor.dqlite import wire
-from dbaccessor.dqlite.connection import Connection
+from dbaccessor.dqlite.connection import Connection, Question
 from dbaccessor.identity import controller_of
 from dbaccessor.leader import OutsideConnector
 from dbaccessor.terms import Word
@@ -212,7 +212,7 @@ def test_without_the_confirmation_the_same_trials_end_in_old_values(cluster: Clu
 
 
 class Held(Followed):
-    """Lets a read be sent to the leader, once its voters were asked, only when told."""
+    """Has a read's voters asked at once, and lets it be sent to the leader only when told."""
 
     def __init__(self, inner: OutsideConnector) -> None:
         super().__init__(inner)
@@ -220,13 +220,14 @@ class Held(Followed):
 
     async def to_leader(self, *, deadline: float) -> Connection:
         connection = await super().to_leader(deadline=deadline)
-        query = connection.query_as_leader
+        answer = connection.answer_as_leader
 
-        async def held(*arguments: Any, **named: Any) -> Any:
+        async def held(question: Question, sent: Callable[[], None], **named: Any) -> Any:
+            sent()
             await self.go.wait()
-            return await query(*arguments, **named)
+            return await answer(question, sent, **named)
 
-        connection.query_as_leader = held  # type: ignore[method-assign]
+        connection.answer_as_leader = held  # type: ignore[method-assign]
         return connection
 
 

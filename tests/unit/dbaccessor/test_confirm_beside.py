@@ -12,9 +12,10 @@ import fakevoters
 from dbaccessor import confirm, errors, witness
 from dbaccessor.confirm import Confirmer
 from dbaccessor.database import Database
-from dbaccessor.dqlite.connection import Member, Role
+from dbaccessor.dqlite.connection import Connection, Member, Question, Role
 from dbaccessor.dqlite.results import Rows
 from dbaccessor.terms import Word
+from dbaccessor.witness import Round
 from fakenode import END, SILENCE, FakeNode, FakeTerms, failure, members, rows
 from fakevoters import SPARE, VOTER, Play, cluster_of, naming, noting, unconfirmed
 
@@ -325,7 +326,7 @@ def test_a_late_word_of_the_last_leader_s_term_is_not_believed_of_the_next():
 
         for informant in confirmer._terms.values():
             informant._link = Slow()
-        round_ = await confirmer.ask_beside(old, deadline=soon())
+        round_ = await asked(confirmer, old)
         node.name = "controller-9-9"
         new = await node.connect()
         node.script = cluster_of(node, rest)
@@ -349,7 +350,7 @@ def test_a_term_that_is_heard_of_once_the_read_is_sent_is_not_taken_for_known():
         confirmer = Confirmer(node)
         connection = await node.connect()
         await confirmer.confirm(connection, await connection.cluster(), deadline=soon())
-        round_ = await confirmer.ask_beside(connection, deadline=soon())
+        round_ = await asked(confirmer, connection)
         assert round_ is not None
         assert round_.vouching == {rest[0].name}
         round_.heard(confirmer._terms[rest[1].name], Word(5, 7, 5), "")
@@ -390,8 +391,8 @@ def test_a_read_waits_for_no_voter_longer_than_its_own_deadline():
         confirmer = await knowing(node)
         connection = await node.connect()
         telling(rest, SILENCE)
-        round_ = await confirmer.ask_beside(connection, deadline=soon())
-        said = await connection.query_as_leader(SQL)
+        round_ = await asked(confirmer, connection)
+        said = await connection.answer_as_leader(Question(SQL), lambda: None)
         began = asyncio.get_running_loop().time()
         assert not await confirmer.vouched(round_, connection, said[1], deadline=began)
         assert asyncio.get_running_loop().time() < began + confirm._BESIDE_SECONDS
@@ -499,9 +500,17 @@ async def knowing(node: FakeNode) -> Confirmer:
     confirmer = Confirmer(node)
     connection = await node.connect()
     await confirmer.confirm(connection, await connection.cluster(), deadline=soon())
-    await confirmer.ask_beside(connection, deadline=soon())
+    await asked(confirmer, connection)
     assert confirmer._led == 1
     return confirmer
+
+
+async def asked(confirmer: Confirmer, connection: Connection) -> Round[Word] | None:
+    """Whom a read that is sent now over this connection asks."""
+    round_ = await confirmer.ask_beside(connection, deadline=soon())
+    if round_ is not None:
+        round_.begin()
+    return round_
 
 
 def soon() -> float:
@@ -512,16 +521,16 @@ def test_an_epoch_that_changes_between_the_question_and_the_answer_leaves_nothin
     async def play(node: FakeNode, rest: list[FakeNode], database: Database) -> None:
         confirmer = await knowing(node)
         connection = await node.connect()
-        round_ = await confirmer.ask_beside(connection, deadline=soon())
-        said, told = await connection.query_as_leader(SQL)
+        round_ = await asked(confirmer, connection)
+        said, told = await connection.answer_as_leader(Question(SQL), lambda: None)
         assert isinstance(said, Rows)
         until = asyncio.get_running_loop().time() + 5
         assert await confirmer.vouched(round_, connection, told, deadline=until)
-        round_ = await confirmer.ask_beside(connection, deadline=soon())
+        round_ = await asked(confirmer, connection)
         node.identity = "epoch 2"
         assert not await confirmer.vouched(round_, connection, told, deadline=until)
         # Nor does anybody ask for a connection that was made under the earlier one, nor believe its terms.
-        assert await confirmer.ask_beside(connection, deadline=soon()) is None
+        assert await asked(confirmer, connection) is None
         assert confirmer._led == 0
         confirmer.close()
 
@@ -532,10 +541,10 @@ def test_a_question_that_was_under_way_when_the_read_began_does_not_count():
     async def play(node: FakeNode, rest: list[FakeNode], database: Database) -> None:
         confirmer = await knowing(node)
         first, second = await node.connect(), await node.connect()
-        early = await confirmer.ask_beside(first, deadline=soon())
+        early = await asked(confirmer, first)
         # The first question is answered already; whoever comes now needs another.
         telling(rest, Word(2))
-        late = await confirmer.ask_beside(second, deadline=soon())
+        late = await asked(confirmer, second)
         assert early is not None
         assert late is not None
         until = asyncio.get_running_loop().time() + 1
