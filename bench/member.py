@@ -15,7 +15,7 @@ from typing import Any
 
 from bench.leases import Leases
 from bench.numbers import summary
-from dbaccessor import errors, schema
+from dbaccessor import errors, process, schema
 from dbaccessor.accessor import DbAccessor
 from dbaccessor.database import Transaction
 from dbaccessor.groupcommit import Batch
@@ -129,4 +129,5 @@ async def _main(state_dir: Path) -> None:
 
 
 if __name__ == "__main__":
+    process.prepare()
     asyncio.run(_main(Path(sys.argv[1])))

@@ -41,7 +41,7 @@ from controller.plugins import Plugins
 from controller.routes import DatabaseRoutes
 from controller.sockets import Sockets
 from controller.workers import machinemetrics
-from dbaccessor import errors, soleowner
+from dbaccessor import errors, process, soleowner
 from dbaccessor.dqlite import native
 from dbaccessor.identity import BrokenFile, NewerFile
 from dbaccessor.preamble import Outcome
@@ -56,9 +56,6 @@ _LEFT_SECONDS = 1.0
 # What the workers may take to give up what is held here, before this controller leaves all the same.
 _WITHDRAW_SECONDS = 4.0
 _LOOK_SECONDS = 0.05
-# The node's threads and the proxy's wait for Python's lock now and then. The default, 5 ms, is half of the time in
-# which members are to hear of each other.
-_SWITCH_SECONDS = 0.001
 _ALREADY_RUNS = 75
 
 
@@ -158,7 +155,7 @@ def main(arguments: list[str] | None = None) -> int:
     )
     logging.Formatter.converter = time.gmtime
     options.state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
-    sys.setswitchinterval(_SWITCH_SECONDS)
+    process.prepare()
     try:
         library = native.load()
         with soleowner.sole_owner(options.state_dir):
