@@ -15,7 +15,7 @@ from typing import Protocol
 from dbaccessor import dbmetrics, errors, retry
 from dbaccessor.confirm import Members
 from dbaccessor.dqlite.connection import Connection
-from dbaccessor.turns import Turns
+from dbaccessor.dqlite.turns import Turns
 
 MAX_WAITING = 256
 

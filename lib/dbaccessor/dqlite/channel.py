@@ -16,7 +16,7 @@ from typing import TypeVar, cast
 from dbaccessor import errors
 from dbaccessor.dqlite import farewell, wire
 from dbaccessor.dqlite.inbox import Inbox
-from dbaccessor.turns import Turns
+from dbaccessor.dqlite.turns import Turns
 
 # An answer usually takes a millisecond. After this long it is worth asking whether that node leads still.
 SLOW_SECONDS = 1.0

@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from dbaccessor.turns import Turns
+from dbaccessor.dqlite.turns import Turns
 
 
 def soon(seconds: float = 5) -> float:
