@@ -13,6 +13,9 @@ from dbaccessor import errors
 from dbaccessor.dqlite import connection as dqlite_connection
 from dbaccessor.preamble import MemberFact
 
+# Longer than any probe, which has its own deadline: the channel's clock need not wake the loop after each of them.
+_CHANNEL_SECONDS = 10.0
+
 
 @dataclass(frozen=True)
 class Probe:
@@ -40,12 +43,9 @@ class LocalNode:
         async with self._lock:
             try:
                 async with asyncio.timeout(deadline_seconds):
-                    # Held here: close() may be called between the two questions, when the node is stopped.
-                    connection = self._connection
-                    if connection is None:
-                        connection = self._connection = await self._open(deadline_seconds)
-                    leader = await connection.leader()
-                    members = await connection.cluster()
+                    if self._connection is None:
+                        self._connection = await self._open(_CHANNEL_SECONDS)
+                    leader, members = await self._connection.leader_and_members()
             except (errors.DbAccessorError, OSError, TimeoutError):
                 self.close()
                 return None

@@ -334,11 +334,9 @@ class Proxy:
             self._local, self._local_id, self._probing = localnode.LocalNode(dqlite_id), dqlite_id, None
         if self._probing is None or self._probing.done():
             self._probing = self._loop.create_task(self._local.probe(_PROBE_SECONDS))
-        try:
-            async with asyncio.timeout(_PROBE_SECONDS):
-                return await asyncio.shield(self._probing)
-        except TimeoutError:
-            return None
+        probing = self._probing
+        done, _ = await asyncio.wait((probing,), timeout=_PROBE_SECONDS)
+        return probing.result() if done else None
 
     async def _membership(self, hello: Hello, stream: Stream) -> None:
         if hello.request is None:

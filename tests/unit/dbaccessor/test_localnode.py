@@ -4,9 +4,15 @@ from __future__ import annotations
 
 import asyncio
 
+import pytest
+
 from dbaccessor.dqlite.connection import Connection
-from dbaccessor.localnode import LocalNode
-from fakenode import Asked, FakeNode, obliging
+from dbaccessor.localnode import LocalNode, Probe
+from dbaccessor.preamble import MemberFact
+from fakenode import END, SILENCE, Asked, FakeNode, failure, leader, obliging
+
+# The types of the two requests on the wire.
+LEADER, MEMBERS = 0, 16
 
 
 class Faked(LocalNode):
@@ -35,20 +41,57 @@ def test_a_question_during_which_the_node_is_stopped_has_no_answer():
     asyncio.run(run())
 
 
-def test_a_stop_between_the_two_questions_is_no_error():
+def test_a_stop_between_the_two_answers_is_no_error():
     async def run() -> None:
         async with FakeNode() as node:
             local = Faked(node)
-            connection = await node.connect()
-            local._connection = connection
-            answered = connection.leader
 
-            async def leader() -> tuple[int, str] | None:
-                answer = await answered()
-                local.close()
-                return answer
+            def stopped_at_the_second_question(asked: Asked) -> object:
+                if asked.type == MEMBERS:
+                    local.close()
+                return obliging(asked)
 
-            connection.leader = leader  # type: ignore[method-assign]
+            node.script = stopped_at_the_second_question
             assert await local.probe(2) is None
+
+    asyncio.run(run())
+
+
+def test_both_questions_go_over_one_connection_again_and_again():
+    async def run() -> None:
+        async with FakeNode() as node:
+            local = Faked(node)
+            said = [await local.probe(2) for _ in range(2)]
+
+            assert said == [Probe("controller-0-7", (MemberFact(7, "controller-0-7", "voter"),))] * 2
+            assert [asked.type for asked in node.asked] == [LEADER, MEMBERS] * 2
+            assert len(node.connections) == 1
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize("second", [failure(1), leader(), SILENCE, END])
+def test_a_node_that_answers_only_one_question_gives_no_answer_and_is_asked_anew_on_another_connection(second: object):
+    async def run() -> None:
+        async with FakeNode() as node:
+            local = Faked(node)
+            node.script = lambda asked: second if asked.type == MEMBERS else obliging(asked)
+            assert await local.probe(0.2) is None
+
+            node.script = obliging
+            assert await local.probe(2) is not None
+            assert len(node.connections) == 2
+
+    asyncio.run(run())
+
+
+def test_a_node_that_knows_no_leader_tells_its_members():
+    async def run() -> None:
+        async with FakeNode() as node:
+            node.script = lambda asked: leader(0, "") if asked.type == LEADER else obliging(asked)
+
+            said = await Faked(node).probe(2)
+
+            assert said == Probe("", (MemberFact(7, "controller-0-7", "voter"),))
 
     asyncio.run(run())
