@@ -67,11 +67,11 @@ class PeerWatch:
                 self._round_ended.set()
                 self._on_round()
                 self._urgent.clear()
+                due = asyncio.get_running_loop().call_later(self.timing.watch_seconds, self._urgent.set)
                 try:
-                    async with asyncio.timeout(self.timing.watch_seconds):
-                        await self._urgent.wait()
-                except TimeoutError:
-                    pass
+                    await self._urgent.wait()
+                finally:
+                    due.cancel()
         finally:
             for record in self._records.values():
                 record.conversation.close()
