@@ -110,7 +110,7 @@ class Sight:
         if identity is None or conf is None or local is None or not outlook.leading:
             return None
         generations = {a.dqlite_id: a.generation for a in outlook.answers.values()}
-        return Leading(identity.dqlite_id, local, conf, outlook.alive, self._peers.anew, generations)
+        return Leading(identity.dqlite_id, local, conf, outlook.members, outlook.alive, self._peers.anew, generations)
 
     def quorum_answers(self) -> bool:
         outlook = self.outlook()
