@@ -37,18 +37,31 @@ class LocalNode:
         self._path = "\0" + bind_address(dqlite_id)[1:]
         self._connection: dqlite_connection.Connection | None = None
         self._lock = asyncio.Lock()
+        self._answered = 0
+        self._last: Probe | None = None
 
     async def probe(self, deadline_seconds: float) -> Probe | None:
-        """Return the node's answers, or None when it does not answer in time."""
-        async with self._lock:
-            try:
-                async with asyncio.timeout(deadline_seconds):
-                    if self._connection is None:
-                        self._connection = await self._open(_CHANNEL_SECONDS)
-                    leader, members = await self._connection.leader_and_members()
-            except (errors.DbAccessorError, OSError, TimeoutError):
-                self.close()
-                return None
+        """Return the node's answers, or None when it does not answer in time. One question serves everybody who asks
+        meanwhile."""
+        answered = self._answered
+        try:
+            async with asyncio.timeout(deadline_seconds), self._lock:
+                if self._answered == answered:
+                    self._last = await self._ask()
+                    self._answered += 1
+                return self._last
+        except (errors.DbAccessorError, OSError, TimeoutError):
+            return None
+
+    async def _ask(self) -> Probe:
+        try:
+            if self._connection is None:
+                self._connection = await self._open(_CHANNEL_SECONDS)
+            leader, members = await self._connection.leader_and_members()
+        except BaseException:
+            # Also where whoever asked went away: nobody hears the answers, so the next one asks anew.
+            self.close()
+            raise
         return Probe(
             leader[1] if leader else "",
             tuple(MemberFact(m.dqlite_id, m.name, str(m.role)) for m in members),

@@ -95,3 +95,73 @@ def test_a_node_that_knows_no_leader_tells_its_members():
             assert said == Probe("", (MemberFact(7, "controller-0-7", "voter"),))
 
     asyncio.run(run())
+
+
+def test_a_caller_whose_time_is_over_before_its_turn_takes_no_answer_from_the_one_before():
+    async def run() -> None:
+        async with FakeNode(lambda asked: SILENCE) as node:
+            local = Faked(node)
+            first = asyncio.create_task(local.probe(5))
+            while not node.asked:
+                await asyncio.sleep(0.001)
+            assert await local.probe(0.01) is None
+            assert len(node.connections) == 1 and node.connections[0].usable
+            first.cancel()
+            await asyncio.gather(first, return_exceptions=True)
+
+    asyncio.run(run())
+
+
+def test_the_next_caller_asks_anew_where_one_went_away_before_its_answer():
+    async def run() -> None:
+        async with FakeNode(lambda asked: SILENCE) as node:
+            local = Faked(node)
+            gone, waiting = asyncio.create_task(local.probe(5)), asyncio.create_task(local.probe(5))
+            while not node.asked:
+                await asyncio.sleep(0.001)
+            node.script = obliging
+            gone.cancel()
+            assert await waiting == Probe("controller-0-7", (MemberFact(7, "controller-0-7", "voter"),))
+            assert gone.cancelled()
+
+    asyncio.run(run())
+
+
+def test_one_question_serves_everybody_who_asks_meanwhile():
+    async def run() -> None:
+        async with FakeNode() as node:
+            local = Faked(node)
+            said = await asyncio.gather(*(local.probe(5) for _ in range(20)))
+            assert {s and s.leader for s in said} == {"controller-0-7"}
+            assert [asked.type for asked in node.asked] == [LEADER, MEMBERS]
+
+    asyncio.run(run())
+
+
+def test_a_question_without_an_answer_serves_nobody():
+    async def run() -> None:
+        async with FakeNode(lambda asked: SILENCE) as node:
+            local = Faked(node)
+            first = asyncio.create_task(local.probe(0.5))
+            while not node.asked:
+                await asyncio.sleep(0.001)
+            node.script = obliging
+            said = await asyncio.gather(*(local.probe(5) for _ in range(20)))
+            assert {s and s.leader for s in said} == {"controller-0-7"}
+            assert await first is None
+            assert [asked.type for asked in node.asked].count(LEADER) == 2
+
+    asyncio.run(run())
+
+
+def test_whoever_asks_later_gets_an_answer_of_then():
+    async def run() -> None:
+        async with FakeNode() as node:
+            local = Faked(node)
+            for n in range(3):
+                name = f"controller-{n}-7"
+                node.script = lambda asked, name=name: leader(7, name) if asked.type == LEADER else obliging(asked)
+                said = await asyncio.gather(local.probe(5), local.probe(5))
+                assert [s and s.leader for s in said] == [name] * 2
+
+    asyncio.run(run())
