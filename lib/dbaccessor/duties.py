@@ -76,8 +76,9 @@ class Duties:
                     await self._charm_news.update(identity, outlook)
             except (errors.DbAccessorError, OSError, TimeoutError) as error:
                 log.log(logging.DEBUG if sight.disk.problem else logging.WARNING, "duties: %s", error)
-            self._charm_news.tell_whether_it_serves(bool(sight.outlook().leader) and sight.announced)
-            self._charm_news.ask_for_a_newer_map(sight.conf, sight.outlook())
+            outlook = sight.outlook()
+            self._charm_news.tell_whether_it_serves(bool(outlook.leader) and sight.announced)
+            self._charm_news.ask_for_a_newer_map(sight.conf, outlook)
 
     async def _follow_nobody_departed(self) -> None:
         loop, identity, conf = asyncio.get_running_loop(), self._sight.identity, self._sight.conf

@@ -44,6 +44,8 @@ UNPACKED = "dqlite.unpacked"
 ASIDE = "aside"
 SUMS = "SHA256SUMS"
 MARKER = "identity"
+# An id has twenty digits at the most. What is longer is no marker of ours.
+_MARKER_BYTES = 1024
 
 
 class NewerFile(RuntimeError):
@@ -184,6 +186,7 @@ class Store:
         self.data_dir = state_dir / DATA
         self.staging_dir = state_dir / STAGING
         self.unpacked_dir = state_dir / UNPACKED
+        self._marker = self.data_dir / MARKER
 
     def identity(self) -> Identity | None:
         return self._load(IDENTITY, Identity)
@@ -245,7 +248,12 @@ class Store:
     def marked_id(self) -> int | None:
         """Return the Dqlite id the data directory was made for, or None when it has no (good) marker."""
         try:
-            return int((self.data_dir / MARKER).read_text())
+            # Looked at in every step of the worker, so without the layers of a file object.
+            descriptor = os.open(self._marker, os.O_RDONLY | os.O_CLOEXEC)
+            try:
+                return int(os.read(descriptor, _MARKER_BYTES))
+            finally:
+                os.close(descriptor)
         except (FileNotFoundError, NotADirectoryError, ValueError):
             return None
 

@@ -13,6 +13,9 @@ from dbaccessor import errors
 from dbaccessor.dqlite import connection as dqlite_connection
 from dbaccessor.preamble import MemberFact
 
+# Longer than any probe, which has its own deadline: the channel's clock need not wake the loop after each of them.
+_CHANNEL_SECONDS = 10.0
+
 
 @dataclass(frozen=True)
 class Probe:
@@ -34,21 +37,31 @@ class LocalNode:
         self._path = "\0" + bind_address(dqlite_id)[1:]
         self._connection: dqlite_connection.Connection | None = None
         self._lock = asyncio.Lock()
+        self._answered = 0
+        self._last: Probe | None = None
 
     async def probe(self, deadline_seconds: float) -> Probe | None:
-        """Return the node's answers, or None when it does not answer in time."""
-        async with self._lock:
-            try:
-                async with asyncio.timeout(deadline_seconds):
-                    # Held here: close() may be called between the two questions, when the node is stopped.
-                    connection = self._connection
-                    if connection is None:
-                        connection = self._connection = await self._open(deadline_seconds)
-                    leader = await connection.leader()
-                    members = await connection.cluster()
-            except (errors.DbAccessorError, OSError, TimeoutError):
-                self.close()
-                return None
+        """Return the node's answers, or None when it does not answer in time. One question serves everybody who asks
+        meanwhile."""
+        answered = self._answered
+        try:
+            async with asyncio.timeout(deadline_seconds), self._lock:
+                if self._answered == answered:
+                    self._last = await self._ask()
+                    self._answered += 1
+                return self._last
+        except (errors.DbAccessorError, OSError, TimeoutError):
+            return None
+
+    async def _ask(self) -> Probe:
+        try:
+            if self._connection is None:
+                self._connection = await self._open(_CHANNEL_SECONDS)
+            leader, members = await self._connection.leader_and_members()
+        except BaseException:
+            # Also where whoever asked went away: nobody hears the answers, so the next one asks anew.
+            self.close()
+            raise
         return Probe(
             leader[1] if leader else "",
             tuple(MemberFact(m.dqlite_id, m.name, str(m.role)) for m in members),

@@ -40,6 +40,8 @@ _ASKED_SECONDS = 20.0
 class Leading:
     """What the worker tells about the present: its node leads, this is the configuration, these nodes are alive.
 
+    `members` are those of the own node's last word, a quarter of a second ago: enough to see that nothing is to be
+    done. Whoever does something asks again.
     `ask_anew` returns when everybody has been asked again; what is so then, the next Leading tells. `generations` are
     those of the configurations of the others that answer, by Dqlite id; 0 where one has none or does not say.
     """
@@ -47,6 +49,7 @@ class Leading:
     dqlite_id: int
     local: LocalNode
     conf: ControllerConf
+    members: tuple[Member, ...]
     alive: frozenset[int]
     ask_anew: Callable[[], Awaitable[None]]
     generations: Mapping[int, int] = field(default_factory=dict)
@@ -105,6 +108,9 @@ class Membership:
             return
         if self._lock.locked():
             return
+        if self._is_in_order(now):
+            self._off_target_since = None
+            return
         async with self._lock:
             connection = await now.local.connect(_CHANGE_SECONDS)
             try:
@@ -116,6 +122,12 @@ class Membership:
                 await self._watch_roles(now, connection, members)
             finally:
                 connection.close()
+
+    def _is_in_order(self, now: Leading) -> bool:
+        """Whether nobody has departed or was kept out by an old configuration, and the roles are at their target."""
+        departed = any(controller_of(m.name) in now.conf.departed for m in now.members)
+        off_target = cluster.off_target(now.members, self._alive(now))
+        return not departed and self._outdated is None and off_target is None
 
     async def _carry_out(self, request: MembershipRequest) -> Outcome:
         now = self._leading()

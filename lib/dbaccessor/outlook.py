@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 
 from dbaccessor import report
 from dbaccessor.dqlite.connection import Member
@@ -26,7 +27,7 @@ class Outlook:
     remembered_role: str = ""
     own_ailing: str = ""
 
-    @property
+    @cached_property
     def leader(self) -> str:
         """The leader's raft name, "" while this node is in touch with none.
 
@@ -37,14 +38,14 @@ class Outlook:
             return ""
         if self.probe.leader or self.own_role == "voter":
             return self.probe.leader
-        word = self._leaders_word()
+        word = self._leaders_word
         return word.name if word is not None and self._is_in(word) else ""
 
     @property
     def leading(self) -> bool:
         return self.identity is not None and self.probe is not None and self.probe.leader == self.identity.name
 
-    @property
+    @cached_property
     def alive(self) -> frozenset[int]:
         """The Dqlite ids of the nodes that run, in this cluster and epoch, this one included.
 
@@ -71,18 +72,18 @@ class Outlook:
     @property
     def removed(self) -> bool:
         """Whether a leader says that this node is none of its members."""
-        word = None if self.leading else self._leaders_word()
+        word = None if self.leading else self._leaders_word
         return word is not None and not self._is_in(word)
 
-    @property
+    @cached_property
     def members(self) -> tuple[Member, ...]:
         """The members by the leader's word, else by this node's own log (which is empty on a spare)."""
-        word = None if self.leading else self._leaders_word()
+        word = None if self.leading else self._leaders_word
         if word is not None:
             return report.members_of(word.members)
         return report.members_of(self.probe.members) if self.probe is not None else ()
 
-    @property
+    @cached_property
     def own_role(self) -> str:
         """This node's role, from memory when nobody can tell it now; "" when it never had one."""
         if self.identity is None:
@@ -92,6 +93,7 @@ class Outlook:
                 return str(member.role)
         return self.remembered_role
 
+    @cached_property
     def _leaders_word(self) -> Answer | None:
         for answer in self.answers.values():
             own = self.identity

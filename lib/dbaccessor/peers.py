@@ -37,19 +37,23 @@ class _Record:
 
 
 class PeerWatch:
-    """Asks everybody in `targets()` (controller id -> IP) who they are, round after round."""
+    """Asks everybody in `targets()` (controller id -> IP) who they are, round after round.
+
+    `on_news` is called after each round that brought another answer than the one before, or none.
+    """
 
     def __init__(
         self,
         dialer: Dialer,
         timing: Timing,
         targets: Callable[[], Mapping[str, str]],
-        on_round: Callable[[], None],
+        on_news: Callable[[], None],
     ) -> None:
+        self._loop = asyncio.get_running_loop()
         self._dialer = dialer
         self.timing = timing
         self._targets = targets
-        self._on_round = on_round
+        self._on_news = on_news
         self._records: dict[str, _Record] = {}
         self._asked_all: frozenset[tuple[str, str]] = frozenset()
         self._last_round = time.clock_gettime(time.CLOCK_BOOTTIME)
@@ -62,16 +66,17 @@ class PeerWatch:
         try:
             while True:
                 self._begun += 1
-                await self.round()
+                news = await self.round()
                 self._ended = self._begun
                 self._round_ended.set()
-                self._on_round()
+                if news:
+                    self._on_news()
                 self._urgent.clear()
+                due = self._loop.call_later(self.timing.watch_seconds, self._urgent.set)
                 try:
-                    async with asyncio.timeout(self.timing.watch_seconds):
-                        await self._urgent.wait()
-                except TimeoutError:
-                    pass
+                    await self._urgent.wait()
+                finally:
+                    due.cancel()
         finally:
             for record in self._records.values():
                 record.conversation.close()
@@ -88,14 +93,20 @@ class PeerWatch:
             self._round_ended.clear()
             await self._round_ended.wait()
 
-    async def round(self) -> None:
-        """Ask everybody once, in parallel; takes `ask_seconds` at the most."""
+    async def round(self) -> bool:
+        """Ask everybody once, in parallel; takes `ask_seconds` at the most.
+
+        Return whether anything is new: not so where all gave the answers that they had given before.
+        """
         self._forgive_own_pause()
+        before, asked_before = self.answers(), self._asked_all
         targets = dict(self._targets())
         for gone in set(self._records) - set(targets):
             self._records.pop(gone).conversation.close()
         await asyncio.gather(*(self._ask(i, ip) for i, ip in targets.items()))
         self._asked_all = frozenset(targets.items())
+        unanswered = any(record.unanswered for record in self._records.values())
+        return unanswered or self._asked_all != asked_before or self.answers() != before
 
     def asked(self, targets: Mapping[str, str]) -> bool:
         """Whether each of these was asked at its present address at least once."""
@@ -118,10 +129,13 @@ class PeerWatch:
         return tuple(self._peer(i, r, fresh.get(i), cluster_uuid, now) for i, r in sorted(self._records.items()))
 
     def heard(self, controller_id: str) -> None:
-        """Note that this one called: whoever calls is not silent, even if it cannot be reached from here."""
+        """Note that this one called: whoever calls is not silent, even if it cannot be reached from here.
+
+        Callable from any thread; the loop wakes only where this one was silent.
+        """
         record = self._records.get(controller_id)
         if record is not None and record.silent_since is not None:
-            record.silent_since, record.unanswered = time.monotonic(), 0
+            self._loop.call_soon_threadsafe(_begin_anew, record)
 
     def distrusted(self) -> dict[str, str]:
         """Who is there and has another authority than this controller, or is somebody else: id -> one sentence."""
@@ -191,5 +205,10 @@ class PeerWatch:
         self._last_round = now
         if paused:
             for record in self._records.values():
-                if record.silent_since is not None:
-                    record.silent_since, record.unanswered = time.monotonic(), 0
+                _begin_anew(record)
+
+
+def _begin_anew(record: _Record) -> None:
+    """Let a silence count from now on."""
+    if record.silent_since is not None:
+        record.silent_since, record.unanswered = time.monotonic(), 0

@@ -29,8 +29,8 @@ class Presence:
     """The identity and its two ends. Made on the worker's loop, and used there except where a method says otherwise.
 
     `on_request` carries out a membership request (on the proxy's loop), `on_refused` hears the raft name of a caller
-    from an older epoch, `on_member` the controller id of one from this epoch, `wake` is called when something was heard
-    that the worker has to decide about. `credentials` is the folder with the certificates.
+    from an older epoch, `on_member` the controller id of one from this epoch (on the proxy's loop), `wake` is called
+    when something was heard that the worker has to decide about. `credentials` is the folder with the certificates.
     """
 
     def __init__(
@@ -162,14 +162,12 @@ class Presence:
 
     def _heard(self, answer: Answer) -> None:
         """Called on any thread: somebody we called told who they are."""
-        if answer.cluster_uuid:
-            self._loop.call_soon_threadsafe(self._hear, answer.cluster_uuid, answer.superseded or answer.epoch)
+        epoch = answer.superseded or answer.epoch
+        if self._is_newer(answer.cluster_uuid, epoch):
+            self._loop.call_soon_threadsafe(self._hear, answer.cluster_uuid, epoch)
 
     def _hello(self, hello: Hello) -> None:
-        """Called on the proxy's loop: a caller told who it is."""
-        self._loop.call_soon_threadsafe(self._note_caller, hello)
-
-    def _note_caller(self, hello: Hello) -> None:
+        """Called on the proxy's loop: a caller told who it is. The worker's loop wakes only for what is new to it."""
         identity = self.identity
         if identity is None or hello.cluster_uuid != identity.cluster_uuid:
             return
@@ -177,16 +175,25 @@ class Presence:
             self.dialer.saw(hello.controller_id)
             if hello.epoch == identity.epoch:
                 self._on_member(hello.controller_id)
+        if hello.epoch != identity.epoch:
+            self._loop.call_soon_threadsafe(self._note_epoch, hello)
+
+    def _note_epoch(self, hello: Hello) -> None:
         self._hear(hello.cluster_uuid, hello.epoch)
-        if newer_epoch(hello.epoch, identity.epoch):
+        identity = self.identity
+        if identity is not None and newer_epoch(hello.epoch, identity.epoch):
             # It was left behind, has met this epoch now and was refused: it need not be shown any longer.
             self._on_refused(node_name(hello.controller_id, hello.dqlite_id))
 
     def _hear(self, cluster_uuid: str, epoch: Epoch | None) -> None:
         """Somebody spoke of this epoch, whoever it was: whether it ends this node is decided in the next step."""
-        identity = self.identity
-        if identity is None or cluster_uuid != identity.cluster_uuid or not newer_epoch(identity.epoch, epoch):
+        if not self._is_newer(cluster_uuid, epoch):
             return
         if self.heard_epoch is None or newer_epoch(self.heard_epoch, epoch):
             self.heard_epoch = epoch
         self._wake()
+
+    def _is_newer(self, cluster_uuid: str, epoch: Epoch | None) -> bool:
+        """Whether this epoch of the own cluster comes after the own one. Callable from any thread."""
+        identity = self.identity
+        return identity is not None and cluster_uuid == identity.cluster_uuid and newer_epoch(identity.epoch, epoch)

@@ -82,7 +82,6 @@ class Proxy:
         self._watching: asyncio.Task[None] | None = None
         self._local: localnode.LocalNode | None = None
         self._local_id = 0
-        self._probing: asyncio.Task[localnode.Probe | None] | None = None
         self._told: dict[tuple[str, str], float] = {}
         # Hears of everybody who is turned away why, in one word, on the proxy's own thread.
         self.on_refused: Callable[[str], None] = lambda word: None
@@ -175,8 +174,6 @@ class Proxy:
             self._watching.cancel()
             await asyncio.gather(self._watching, return_exceptions=True)
         await self._drop()
-        if self._probing is not None:
-            await asyncio.gather(self._probing, return_exceptions=True)
         if self._local is not None:
             self._local.close()
 
@@ -327,18 +324,12 @@ class Proxy:
         )
 
     async def _fresh_probe(self, dqlite_id: int) -> localnode.Probe | None:
-        """One question to the own node serves everybody who asks meanwhile; a slow node makes nobody wait long."""
+        """What the own node says now, None where it does not say; a slow node makes nobody wait long."""
         if self._local is None or self._local_id != dqlite_id:
             if self._local is not None:
                 self._local.close()
-            self._local, self._local_id, self._probing = localnode.LocalNode(dqlite_id), dqlite_id, None
-        if self._probing is None or self._probing.done():
-            self._probing = self._loop.create_task(self._local.probe(_PROBE_SECONDS))
-        try:
-            async with asyncio.timeout(_PROBE_SECONDS):
-                return await asyncio.shield(self._probing)
-        except TimeoutError:
-            return None
+            self._local, self._local_id = localnode.LocalNode(dqlite_id), dqlite_id
+        return await self._local.probe(_PROBE_SECONDS)
 
     async def _membership(self, hello: Hello, stream: Stream) -> None:
         if hello.request is None:

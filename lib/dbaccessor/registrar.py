@@ -60,8 +60,7 @@ class Registrar:
         if self._refused:
             await registry.forget_dropped(self._database, self._refused)
             self._refused = set()
-        rows = await registry.rows(self._database)
-        left_behind = await registry.dropped(self._database)
+        rows, left_behind = await registry.rows(self._database)
         if self._loads != loads:
             return  # This node went on alone, or is none any more: what was seen before does not hold.
         addresses = book.everybody()

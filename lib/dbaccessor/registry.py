@@ -24,6 +24,11 @@ _UPSERT = (
     " name = excluded.name, dqlite_bind_address = excluded.dqlite_bind_address,"
     " generation = max(generation, excluded.generation)"
 )
+# Every member asks this every other second, so both tables in one question.
+_ROWS = (
+    "SELECT controller_id, name, dqlite_bind_address, generation FROM controller_node"
+    " UNION ALL SELECT controller_id, name, address, NULL FROM controller_dropped"
+)
 
 
 @dataclass(frozen=True)
@@ -80,10 +85,11 @@ async def announce(
     await database.run(write)
 
 
-async def rows(database: Database) -> tuple[NodeRow, ...]:
-    """Return every controller's row."""
-    found = await database.read("SELECT controller_id, name, dqlite_bind_address, generation FROM controller_node")
-    return tuple(NodeRow(str(i), str(n), str(a), int(str(g))) for i, n, a, g in found.rows)
+async def rows(database: Database) -> tuple[tuple[NodeRow, ...], tuple[Known, ...]]:
+    """Return every controller's row, and the members left behind that were not yet seen to know it; of one moment."""
+    found = await database.read(_ROWS)
+    nodes = tuple(NodeRow(str(i), str(n), str(a), int(str(g))) for i, n, a, g in found.rows if g is not None)
+    return nodes, tuple(Known(str(i), str(n), str(a), dropped=True) for i, n, a, g in found.rows if g is None)
 
 
 async def record_joining(database: Database, request: MembershipRequest, generation: int) -> None:
@@ -103,12 +109,6 @@ async def delete(database: Database, name: str) -> None:
         await tx.execute("DELETE FROM controller_node WHERE name = ?", (name,))
 
     await database.run(write)
-
-
-async def dropped(database: Database) -> tuple[Known, ...]:
-    """Return the members left behind that were not yet seen to know it."""
-    found = await database.read("SELECT controller_id, name, address FROM controller_dropped")
-    return tuple(Known(str(i), str(n), str(a), dropped=True) for i, n, a in found.rows)
 
 
 async def forget_dropped(database: Database, names: Iterable[str]) -> None:

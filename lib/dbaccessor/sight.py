@@ -80,13 +80,16 @@ class Sight:
         self._last = nodedir.last_entry_on_disk(self._store.data_dir) if leaderless else nodedir.NO_ENTRY
         # A voter whose files were deleted under it would be taken for one that has acknowledged nothing.
         self._empty = leaderless and self._last == nodedir.NO_ENTRY and outlook.own_role != "voter"
-        self.tell()
+        self._tell(outlook)
         return outlook
 
     def tell(self) -> None:
         """Answer whoever asks who this is with what is so now."""
+        self._tell(self.outlook())
+
+    def _tell(self, outlook: Outlook) -> None:
         running = self._own.running
-        leader = self.outlook().leader if running else ""
+        leader = outlook.leader if running else ""
         self._presence.tell(
             running=running, leader=leader, last=self._last, empty=self._empty, ailing=self.disk.problem
         )
@@ -107,7 +110,7 @@ class Sight:
         if identity is None or conf is None or local is None or not outlook.leading:
             return None
         generations = {a.dqlite_id: a.generation for a in outlook.answers.values()}
-        return Leading(identity.dqlite_id, local, conf, outlook.alive, self._peers.anew, generations)
+        return Leading(identity.dqlite_id, local, conf, outlook.members, outlook.alive, self._peers.anew, generations)
 
     def quorum_answers(self) -> bool:
         outlook = self.outlook()
@@ -115,15 +118,16 @@ class Sight:
 
     def view(self, outlook: Outlook) -> situation.View:
         """Return everything that `decide` looks at."""
-        members = self._registrar.members
+        members, marked_id = self._registrar.members, self._store.marked_id()
         known = {k.name for k in members.known if not k.dropped} | {m.name for m in outlook.members}
         return situation.View(
             conf=self.conf,
             conf_problem=self.reader.problem,
             disk=situation.Disk(
                 identity=self.identity,
-                marked_id=self._store.marked_id(),
-                has_files=self._store.has_files(),
+                marked_id=marked_id,
+                # The marker is one of them.
+                has_files=marked_id is not None or self._store.has_files(),
                 fingerprint=self._store.fingerprint(),
                 damage=self._executor.damage,
                 held=members.held,

@@ -17,6 +17,7 @@ import datetime
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal
 from urllib.parse import quote, unquote
 
@@ -62,13 +63,18 @@ class Credentials:
 
     def at(self, moment: datetime.datetime) -> None:
         """Raise BadCredentials if the certificate is not valid at this moment (of a wall clock, with its zone)."""
-        begins, ends = self.certificate.not_valid_before_utc, self.certificate.not_valid_after_utc
+        begins, ends = self._validity
         if moment < begins:
             raise BadCredentials(
                 "early", f"{CERTIFICATE} is not valid before {begins:%Y-%m-%d %H:%M} UTC", "set this machine's clock"
             )
         if moment > ends:
             raise BadCredentials("expired", f"{CERTIFICATE} expired at {ends:%Y-%m-%d %H:%M} UTC", _ASK_AGAIN)
+
+    @cached_property
+    def _validity(self) -> tuple[datetime.datetime, datetime.datetime]:
+        """Asked for with every connection; the certificate makes new ones each time."""
+        return self.certificate.not_valid_before_utc, self.certificate.not_valid_after_utc
 
 
 _ASK_AGAIN = "it needs a new certificate: the charm's leader signs one in its next hook, where a charm runs"

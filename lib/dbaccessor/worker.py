@@ -269,11 +269,11 @@ class Worker:
                     raise self._orders.failure
                 if not self._orders.stopping:
                     await self._step_guarded()
+            tick = self._loop.call_later(_TICK_SECONDS, self._wake.set)
             try:
-                async with asyncio.timeout(_TICK_SECONDS):
-                    await self._wake.wait()
-            except TimeoutError:
-                pass
+                await self._wake.wait()
+            finally:
+                tick.cancel()
 
     async def _step_guarded(self) -> None:
         """One step. What the disk or the network refuses is shown and tried again; it never ends the node."""

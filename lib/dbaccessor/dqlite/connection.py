@@ -131,6 +131,19 @@ class Connection:
         answer = await self._ask(RequestType.CLUSTER, (1,), wire.Members, deadline_seconds)
         return answer.members
 
+    async def leader_and_members(
+        self, *, deadline_seconds: float | None = None
+    ) -> tuple[tuple[int, str] | None, tuple[Member, ...]]:
+        """Return what `leader` and `cluster` return, in one round trip."""
+        channel = self._channel
+        async with channel.conversation(False, self._seconds(deadline_seconds)):
+            # The node reads the second request when it has answered the first.
+            channel.send(_LEADER + _MEMBERS)
+            first, second = await channel.receive(), await channel.receive()
+            leader = channel.expect(first, wire.Server, changes=False)
+            members = channel.expect(second, wire.Members, changes=False).members
+            return (leader.dqlite_id, leader.name) if leader.dqlite_id and leader.name else None, members
+
     async def add(self, dqlite_id: int, name: str, *, deadline_seconds: float | None = None) -> None:
         """Make a node a member, as a spare. Only the leader can."""
         await self._ask(RequestType.ADD, (dqlite_id, name), wire.Empty, deadline_seconds, changes=True)

@@ -9,6 +9,7 @@ import stat
 import pytest
 
 from dbaccessor.identity import (
+    MARKER,
     BrokenFile,
     Epoch,
     Identity,
@@ -108,6 +109,26 @@ def test_a_copy_of_the_data_directory_is_told_from_the_original(store):
 
     assert store.marked_id() == 7
     assert store.fingerprint() != original
+
+
+@pytest.mark.parametrize("content", [b"", b"seven", b"\xff", b"7\n" + b" " * 100 + b"x"])
+def test_a_marker_that_is_no_number_is_none(store, content):
+    store.make_data_dir(7)
+    (store.data_dir / MARKER).write_bytes(content)
+
+    assert store.marked_id() is None
+
+
+def test_a_marker_that_is_replaced_or_goes_away_is_seen_at_once(store):
+    store.make_data_dir(7)
+    store.mark(8)
+    assert store.marked_id() == 8
+
+    (store.data_dir / MARKER).unlink()
+    assert store.marked_id() is None
+    shutil.rmtree(store.data_dir)
+    store.data_dir.write_text("no directory")
+    assert store.marked_id() is None
 
 
 def test_data_put_aside_keeps_everything_and_says_why(store):

@@ -55,16 +55,19 @@ class Leader:
         self.leads = True
         self.refusal: errors.DbAccessorError | None = None
         self.generations: dict[int, int] = {}
+        self.connected = 0
 
     def leading(self) -> Leading | None:
         if not self.leads:
             return None
-        return Leading(100, cast(Any, self), self.conf, frozenset(self.alive), self.ask_anew, dict(self.generations))
+        alive, generations = frozenset(self.alive), dict(self.generations)
+        return Leading(100, cast(Any, self), self.conf, tuple(self.members), alive, self.ask_anew, generations)
 
     async def ask_anew(self) -> None:
         self.alive -= self.died
 
     async def connect(self, _: float) -> Leader:
+        self.connected += 1
         return self
 
     async def cluster(self) -> tuple[Member, ...]:
@@ -347,3 +350,35 @@ def test_a_file_that_comes_in_time_or_a_joiner_that_gives_up_ends_the_matter(mon
     asyncio.run(work())
 
     assert leader.told == []
+
+
+def test_a_leader_looks_closer_only_where_something_is_to_be_done():
+    leader = Leader([named(0), named(1), named(2)])
+
+    async def work(made: Membership) -> None:
+        await made.look()
+        assert leader.connected == 0, "all in order by the node's last word"
+
+        leader.conf = msgspec.structs.replace(CONF, departed=("2",))
+        await made.look()
+        assert (leader.connected, leader.told) == (1, ["remove 102"])
+
+        await made.look()
+        assert leader.connected == 1, "two voters are what two members should have"
+        leader.alive -= {101}
+        leader.members.append(named(3, Role.SPARE))
+        leader.alive.add(103)
+        await made.look()
+        assert leader.connected == 1, "no quorum, so nothing can be mended"
+        leader.alive.add(101)
+        await made.look()
+        assert leader.connected == 2, "a third one should be a voter"
+
+        leader.members[-1] = named(3)
+        await made.look()
+        assert leader.connected == 2
+        made._unwelcome(leader.conf, msgspec.structs.replace(request("join", 7), generation=9))
+        await made.look()
+        assert leader.connected == 3, "one was kept out that a newer configuration names"
+
+    play(leader, work)

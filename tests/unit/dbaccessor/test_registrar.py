@@ -59,16 +59,12 @@ def test_what_was_seen_before_going_on_alone_does_not_forget_who_was_left_behind
     registrar = Registrar(store, cast(Database, cast(Any, None)))
     registrar.load()
 
-    async def rows(_: object) -> tuple[registry.NodeRow, ...]:
+    async def rows(_: object) -> tuple[tuple[registry.NodeRow, ...], tuple[Known, ...]]:
         store.save_members(Members(known=(left,)))
         registrar.load()
-        return ()
-
-    async def dropped(_: object) -> tuple[Known, ...]:
-        return ()
+        return (), ()
 
     monkeypatch.setattr(registry, "rows", rows)
-    monkeypatch.setattr(registry, "dropped", dropped)
     asyncio.run(
         registrar.remember(
             me, outlook, ControllerConf(controller_id="0", generation=5, db_bind_addresses={}), AddressBook()
