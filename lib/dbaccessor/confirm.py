@@ -11,7 +11,7 @@ docs/decisions/13-reads-are-confirmed-by-the-voters.md has the proof of each.
    (terms.py). They are asked after the caller's read began, at the same time as the node, and are those that the node
    told of the last time, which is only a guess whom to ask;
 2. the node reads, tells the voters, and shows that it has led without a break since the connection's database was
-   opened (Connection.query_as_leader). Those of 1. count if they are enough among the voters that it tells now.
+   opened (Connection.answer_as_leader). Those of 1. count if they are enough among the voters that it tells now.
 
 Where no such term is known yet, the voters' answer, which tells it, is waited for before the node is asked.
 
@@ -131,7 +131,7 @@ class Confirmer:
     async def vouched(
         self, round_: Round[Word] | None, connection: Connection, members: tuple[Member, ...], *, deadline: float
     ) -> bool:
-        """Whether what query_as_leader answered is confirmed by the voters that were asked beside it.
+        """Whether what answer_as_leader answered is confirmed by the voters that were asked beside it.
 
         `members` came with that answer. False says only that `confirm` has to do.
         """

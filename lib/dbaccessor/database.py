@@ -152,8 +152,8 @@ class Database:
                 finally:
                     self._readers.give_back(connection)
 
-        question = Question(sql, params)
         with self._measured.request() as request:
+            question = Question(sql, params)
             return await retry.until_done(attempt, deadline, self._is_closed)
 
     async def _answer_confirmed(self, connection: Connection, question: Question, deadline: float) -> Rows:

@@ -101,7 +101,7 @@ class Round(Generic[_W]):
         self._problem: str | None = None
         self._waiter: asyncio.Future[None] | None = None
         self._loop = asyncio.get_running_loop()
-        self._began = 0.0
+        self._began: float | None = None
 
     @property
     def enough(self) -> bool:
@@ -110,15 +110,16 @@ class Round(Generic[_W]):
 
     def begin(self) -> None:
         """Ask, if that was not done yet. What is said from now on counts, until `end`."""
-        if self._began:
+        if self._began is not None:
             return
         self._began = self._loop.time()
         for witness in self._asked:
             witness.ask(self)
 
     async def outcome(self, deadline: float) -> None:
-        """Return when enough have vouched. Raises NotReady, with the reason."""
+        """Return when enough have vouched. Raises NotReady, with the reason. It has begun before."""
         if self._problem is None:
+            assert self._began is not None
             self._waiter = self._loop.create_future()
             timers = (
                 self._loop.call_at(self._began + _PATIENCE_SECONDS, self._look_at_the_clock),

@@ -7,6 +7,7 @@ two turns: one on its pool, one on its connection.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections import deque
 
 
@@ -38,6 +39,9 @@ class Turns:
         except BaseException:
             if turn.done() and not turn.cancelled():
                 self.give_back()
+            else:
+                with contextlib.suppress(ValueError):  # It may have been passed over already.
+                    self._waiters.remove(turn)
             raise
 
     def give_back(self) -> None:

@@ -152,8 +152,9 @@ Response = Failure | Server | Members | Database | Result | RowsPart | Empty
 
 def encode(request: Request) -> bytes:
     """Return the bytes of a request. Raises ProtocolError for what the wire cannot carry (NUL in text, big numbers)."""
-    known = sum(len(field) for field in request.fields if isinstance(field, str)) <= _LONGEST_KNOWN
-    body = (_known_fields if known else _encode_fields)(request.type, request.fields)
+    body = b"".join(
+        _encode_field(kind, value) for kind, value in zip(_REQUESTS[request.type], request.fields, strict=True)
+    )
     schema = 0
     if request.parameters:
         if request.type not in _WITH_PARAMETERS:
@@ -165,15 +166,16 @@ def encode(request: Request) -> bytes:
     return HEADER.pack(len(body) // WORD, request.type, schema, 0) + body
 
 
-def _encode_fields(kind: RequestType, fields: tuple[int | str, ...]) -> bytes:
-    return b"".join(
-        encode_text(str(value)) if field is _Field.TEXT else encode_u64(int(value))
-        for field, value in zip(_REQUESTS[kind], fields, strict=True)
-    )
+def _encode_field(kind: _Field, value: int | str) -> bytes:
+    if isinstance(value, str) and kind is _Field.TEXT:
+        return _known_text(value) if len(value) <= _LONGEST_KNOWN else encode_text(value)
+    if isinstance(value, int) and kind is _Field.U64:
+        return encode_u64(value)
+    raise ProtocolError(f"{value!r} cannot be sent as {kind.name}")
 
 
-# A program sends the same few statements over and over.
-_known_fields = functools.lru_cache(maxsize=256)(_encode_fields)
+# A program sends the same few statements over and over. What only equals one is encoded for itself.
+_known_text = functools.lru_cache(maxsize=256, typed=True)(encode_text)
 
 
 class Decoder:

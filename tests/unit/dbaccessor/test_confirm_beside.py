@@ -12,6 +12,7 @@ import fakevoters
 from dbaccessor import confirm, errors, witness
 from dbaccessor.confirm import Confirmer
 from dbaccessor.database import Database
+from dbaccessor.dqlite.channel import Channel
 from dbaccessor.dqlite.connection import Connection, Member, Question, Role
 from dbaccessor.dqlite.results import Rows
 from dbaccessor.terms import Word
@@ -491,6 +492,49 @@ def test_rows_of_several_parts_are_read_in_the_same_round_trip():
         order = noting(node, rest)
         assert (await database.read(SQL)).rows == ((1,), (2,), (3,))
         assert order == BESIDE
+
+    hold(play)
+
+
+def test_a_read_is_sent_before_its_voters_are_asked(monkeypatch: pytest.MonkeyPatch):
+    """They are quicker than the node, which would wait for the question to them as well."""
+
+    async def play(node: FakeNode, rest: list[FakeNode], database: Database) -> None:
+        await met(database)
+        order: list[str] = []
+        send = Channel.send
+        monkeypatch.setattr(Channel, "send", lambda channel, data: order.append("sent") or send(channel, data))
+        for other in rest:
+            other.word = lambda: order.append("asked") or Word(1, 7, 1)  # type: ignore[func-returns-value]
+        await database.read(SQL)
+        assert order == ["sent", "asked"]
+
+    hold(play)
+
+
+def test_a_voter_that_was_late_is_not_asked_first_again_though_the_order_was_worked_out_just_before(
+    monkeypatch: pytest.MonkeyPatch,
+):
+    class Slow:
+        def ask(self, told: Callable[[Word | None], None], *, deadline_seconds: float) -> bool:
+            asyncio.get_running_loop().call_later(0.05, told, Word(1, 7, 1))
+            return True
+
+        def close(self) -> None:
+            pass
+
+    async def play(node: FakeNode, rest: list[FakeNode], database: Database) -> None:
+        confirmer = await knowing(node)
+        connection = await node.connect()
+        first = confirmer._informants(asyncio.get_running_loop().time())[0]
+        first._link = Slow()
+        monkeypatch.setattr(witness, "_PATIENCE_SECONDS", 0.001)
+        round_ = await asked(confirmer, connection)
+        assert round_ is not None
+        await round_.outcome(soon())
+        assert round_.vouching == {other.name for other in rest} - {first.name}
+        assert confirmer._informants(asyncio.get_running_loop().time())[-1] is first
+        confirmer.close()
 
     hold(play)
 

@@ -144,6 +144,20 @@ def test_a_database_counts_its_transactions_reads_retries_and_connections():
     asyncio.run(play())
 
 
+def test_a_read_that_is_none_is_refused_at_once_and_counted():
+    async def play() -> None:
+        counted = Metrics()
+        async with FakeNode() as node:
+            database = Database(node, "data").measure(counted.namespace("data"))
+            with pytest.raises(errors.Refused, match="DELETE yields no rows"):
+                await database.read("DELETE FROM t")
+            database.close()
+        assert page(counted)["juju_db_errors_total", "error=refused", "namespace=data"] == 1
+        assert not node.asked
+
+    asyncio.run(play())
+
+
 def test_those_that_wait_for_their_turn_are_the_queue():
     async def play() -> None:
         counted = Metrics()

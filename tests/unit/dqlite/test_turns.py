@@ -60,6 +60,7 @@ def test_at_the_deadline_waiting_ends_and_the_turn_is_the_next_one_s():
         assert turns.take()
         with pytest.raises(TimeoutError):
             await turns.wait(soon(0.01))
+        assert not turns._waiters, "however many give up, nothing is kept of them"
         turns.give_back()
         assert turns.take(), "whoever gave up is not waited for"
         assert not turns.take()

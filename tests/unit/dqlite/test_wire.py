@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import enum
 import struct
 from typing import Any
 
@@ -360,3 +361,20 @@ def test_every_request_has_words_in_its_body():
 
 def test_roles_have_the_words_that_people_read():
     assert [str(role) for role in Role] == ["voter", "stand-by", "spare"]
+
+
+def test_what_only_equals_a_text_is_sent_as_what_it_holds_and_leaves_the_text_alone():
+    """Encoded texts are remembered, and an enumeration of texts equals them but says something else of itself."""
+
+    class Sql(str, enum.Enum):  # noqa: UP042 - A StrEnum would say the same.
+        COUNT = "SELECT count(*) FROM lease"
+
+    sent = [wire.encode(wire.Request(RequestType.QUERY_SQL, (0, sql))) for sql in (Sql.COUNT, str(Sql.COUNT.value))]
+    assert sent[0] == sent[1]
+    assert b"SELECT count(*) FROM lease\0" in sent[0]
+
+
+@pytest.mark.parametrize("fields", [("0", "SELECT 1"), (0, 1), (0, None)])
+def test_a_field_of_the_wrong_kind_is_no_request(fields: tuple[object, object]):
+    with pytest.raises(wire.ProtocolError, match="cannot be sent as"):
+        wire.encode(wire.Request(RequestType.QUERY_SQL, fields))  # type: ignore[arg-type]
