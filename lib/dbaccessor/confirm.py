@@ -10,14 +10,14 @@ docs/decisions/13-reads-are-confirmed-by-the-voters.md has the proof of each.
 1. other voters say that they have acknowledged nothing in a later term than one in which the node is known to have led
    (terms.py). They are asked after the caller's read began, at the same time as the node, and are those that the node
    told of the last time, which is only a guess whom to ask;
-2. the node reads, tells the voters, and shows that it has led without a break since the connection's database was
-   opened (Connection.answer_as_leader). Those of 1. count if they are enough among the voters that it tells now.
+2. the node tells the voters, and then reads, which it does only if it has led without a break since the connection's
+   database was opened (Connection.answer_as_leader). Those of 1. count if they are enough among these voters.
 
 Where no such term is known yet, the voters' answer, which tells it, is waited for before the node is asked.
 
 *After the read* (`confirm`, then `still_leads`), where a transaction has read already, or the shorter way did not do:
 
-1. the node that answered tells the voters, on the same connection;
+1. the node tells the voters, on the same connection: with a single read, or after the last one of several;
 2. so many other voters name it as their leader, asked after the read;
 3. one more request on the same connection succeeds. It fails if the node ever stepped down, so 2. spoke of the same
    term as the read. The caller sends it: the COMMIT of a transaction, or `still_leads`.

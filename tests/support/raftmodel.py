@@ -21,7 +21,8 @@ class Entry:
 
 @dataclass
 class Server:
-    """`base` is the length of the log when this was elected last, `downs` how often it stepped down.
+    """`base` is the length of the log when this was elected last, `downs` how often it stepped down, `starts` how often
+    it started again.
 
     `heard` is the newest term of a message about entries that reached it since its start, or that it started with;
     `led_by` has led it in `led`, the newest term of a leader's message.
@@ -36,6 +37,7 @@ class Server:
     commit: int = 1
     base: int = 0
     downs: int = 0
+    starts: int = 0
     votes: set[int] = field(default_factory=set)
     match: dict[int, int] = field(default_factory=dict)
     heard: int = 1
@@ -57,6 +59,7 @@ class Server:
     def restart(self, leaves_out: str = "") -> None:
         """End, and start with what the files hold: term, vote and log."""
         self.turn("follower")
+        self.starts += 1
         self.match, self.commit = {}, 1
         self.heard = 0 if leaves_out == "the files" else self.term
         self.led_by, self.led = None, 0
@@ -252,6 +255,10 @@ class World:
         self._send("have", server, message.source, number=len(message.log))
 
 
+# For how many steps at the most a leader works on what is read.
+READING = 41
+
+
 def needed(voters: frozenset[int], leader: int) -> int:
     return len(voters) // 2 + (leader not in voters)
 
@@ -293,7 +300,7 @@ class _Reader:
         self._world = world
         self._leader = leader
         self._leaves_out = leaves_out
-        self._opened = leader.downs
+        self._opened, self._starts = leader.downs, leader.starts
         self._guess = frozenset(s.number for s in world.servers if world.random.random() < 0.6) or leader.voters
         self._floor = 0
         self._learns = leaves_out == "a term of before"
@@ -327,17 +334,21 @@ class _Reader:
             self._vouching = self._remembered
 
     def ask_the_leader(self) -> Iterator[None]:
-        for _ in range(self._world.random.randint(1, 20)):
+        leader, random = self._leader, self._world.random
+        for _ in range(random.randint(1, 20)):
             yield
-        if not self._leads() or self._leader.commit < self._leader.base:
+        voters = leader.voters
+        for _ in range(random.randint(0, 3)):
+            yield
+        # The read begins where it leads, and only there. With the first one in a term it waits for what its log had.
+        while self._leads() and leader.commit < leader.base:
+            yield
+        if self._leaves_out != "that it leads" and not self._leads():
             return
-        self.seen = {entry.write for entry in self._leader.log[: self._leader.commit]}
-        for _ in range(self._world.random.randint(1, 40)):
+        for _ in range(random.randint(0, READING)):
             yield
-        voters = self._leader.voters
-        for _ in range(self._world.random.randint(0, 3)):
-            yield
-        if self._leaves_out == "the last request" or self._leads():
+        if leader.starts == self._starts:
+            self.seen = {entry.write for entry in leader.log[: leader.commit]}
             self._voters = voters
 
     def is_confirmed(self) -> bool:

@@ -128,6 +128,11 @@ class Channel:
             await self._more()
         return response
 
+    async def until_here(self, count: int) -> None:
+        """Wait until so many whole answers can be received at once. Raises what `receive` raises."""
+        while not self._inbox.decoder.holds(count):
+            await self._more(count)
+
     async def take(self, count: int) -> bytes:
         """Return so many bytes, undecoded. Raises what `receive` raises."""
         while (taken := self._inbox.decoder.take(count)) is None:
@@ -149,8 +154,8 @@ class Channel:
             self.close()
         raise error
 
-    async def _more(self) -> None:
-        """Wait until more of the answer is here. Raises EOFError, OSError, and TimeoutError at the deadline."""
+    async def _more(self, count: int = 0) -> None:
+        """Wait until more is here, and so many answers. Raises EOFError, OSError, and TimeoutError at the deadline."""
         if self._late:
             raise TimeoutError
         if self._inbox.ended is not None:
@@ -158,8 +163,10 @@ class Channel:
         news: asyncio.Future[None] = self._loop.create_future()
 
         def tell() -> None:
-            if not news.done():
-                news.set_result(None)
+            inbox = self._inbox
+            if news.done() or (count and inbox.ended is None and not self._late and not inbox.decoder.holds(count)):
+                return
+            news.set_result(None)
 
         self._inbox.on_news = tell
         try:

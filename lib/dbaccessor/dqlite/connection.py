@@ -28,7 +28,6 @@ _MEMBERS = wire.encode(wire.Request(RequestType.CLUSTER, (1,)))
 # An empty statement: it is carried out only where the database is open still, which a node that steps down closes, and
 # costs the node less than any other.
 _STILL_LEADS = wire.encode(wire.Request(RequestType.EXEC_SQL, (0, "")))
-_MEMBERS_AND_STILL_LEADS = _MEMBERS + _STILL_LEADS
 
 _R = TypeVar("_R", bound=wire.Response)
 
@@ -194,31 +193,30 @@ class Connection:
     async def answer_as_leader(
         self, question: Question, sent: Callable[[], None], *, deadline_seconds: float | None = None
     ) -> tuple[Rows | errors.Refused, tuple[Member, ...]]:
-        """As `answer`, on a node that has led from the opening of the database here until all rows were read.
+        """As `answer`, on a node that has led from the opening of the database here until it began to read.
 
         With the rows come the members, as `cluster` tells them, from that same time; all in one round trip, at the
         beginning of which `sent` is called. A statement that the node refuses is an answer as well, and returned.
         Raises what `still_leads` raises.
         """
-        said: Rows | errors.Refused
         channel = self._channel
         async with channel.conversation(False, self._seconds(deadline_seconds)):
-            # The node reads each request when it has answered the one before.
-            channel.send(question.request + _MEMBERS_AND_STILL_LEADS)
+            # The node reads the second request when it has answered the first, and carries it out only where it leads
+            # and the database is open still, which a node that steps down closes.
+            channel.send(_MEMBERS + question.request)
             sent()
+            channel.querying = True
+            await channel.until_here(2)
+            members = await channel.receive()
+            if not isinstance(members, wire.Members):
+                channel.close()
+            told = channel.expect(members, wire.Members, changes=False).members
             try:
-                said = await read_rows(channel)
-            except errors.DbAccessorError as error:
+                return await read_rows(channel), told
+            except errors.Refused as refused:
                 if not channel.usable:
                     raise
-                if not isinstance(error, errors.Refused):
-                    await channel.receive()
-                    await channel.receive()
-                    raise
-                said = error
-            members, led = await channel.receive(), await channel.receive()
-            channel.expect(led, wire.Result, changes=False)
-            return said, channel.expect(members, wire.Members, changes=False).members
+                return refused, told
 
     async def still_leads(self, *, deadline_seconds: float | None = None) -> None:
         """Return if this node has led without a break since the database was opened here. Raises NotReady, NotLeader.

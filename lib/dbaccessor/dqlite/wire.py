@@ -206,6 +206,18 @@ class Decoder:
         """Let what was taken be the next to come again."""
         self._buffer[:0] = data
 
+    def holds(self, count: int) -> bool:
+        """Whether so many whole responses are here, or what `next` is going to raise for."""
+        end = 0
+        for _ in range(count):
+            if len(self._buffer) < end + HEADER.size:
+                return False
+            size = HEADER.unpack_from(self._buffer, end)[0] * WORD
+            if size > self._max_body_bytes:
+                return True
+            end += HEADER.size + size
+        return len(self._buffer) >= end
+
     def next(self) -> Response | None:
         """Return the next whole response, or None if more bytes are needed. Raises ProtocolError."""
         if len(self._buffer) < HEADER.size:

@@ -21,8 +21,7 @@ from fakenode import END, SILENCE, FakeNode, FakeTerms, failure, members, rows
 from fakevoters import SPARE, VOTER, Play, cluster_of, naming, noting, unconfirmed
 
 SQL = "SELECT n FROM t"
-STILL = ""
-READ = [SQL, "members", "still?"]
+READ = ["members", SQL]
 BESIDE = ["terms", *READ]
 AFTER = ["voter", "still?"]
 
@@ -44,9 +43,9 @@ def hold(play: Play, voters: int = 3) -> None:
 
 
 def answering(node: FakeNode, rest: list[FakeNode], **answers: object) -> None:
-    """Let the leader answer the query, the members and the question whether it leads still as told, each once."""
+    """Let the leader answer the query and the members as told, each once."""
     told = cluster_of(node, rest)
-    of = {(9, SQL): "query", (16, ""): "members", (8, STILL): "still"}
+    of = {(9, SQL): "query", (16, ""): "members"}
     left = dict(answers)
     node.script = lambda asked: left.pop(of.get((asked.type, asked.text), ""), None) or told(asked)
 
@@ -280,21 +279,32 @@ def test_a_leader_that_leaves_the_voters_needs_a_majority_without_itself(count: 
 
 
 @pytest.mark.parametrize("stepped_down", [failure(12, "no database opened"), failure(10250, "not leader")])
-@pytest.mark.parametrize("query", [rows(5), failure(1, "no such table"), failure(9, "interrupted")])
-def test_what_was_read_or_refused_by_one_that_stepped_down_before_its_last_answer_is_read_anew(
-    query: bytes, stepped_down: bytes
-):
-    """Its members may be those of a newer leader's log then, of which the voters that vouched are a majority."""
+def test_the_members_that_one_tells_who_stepped_down_before_it_was_to_read_are_not_believed(stepped_down: bytes):
+    """They may be those of a newer leader's log, of which the voters that vouched are a majority."""
 
     async def play(node: FakeNode, rest: list[FakeNode], database: Database) -> None:
         await met(database)
         del node.asked[:]
-        answering(node, rest, query=query, members=naming_these(node, rest[:1]), still=stepped_down)
+        answering(node, rest, query=stepped_down, members=naming_these(node, rest[:1]))
         assert (await database.read(SQL)).rows == ((1,),)
         assert node.statements.count(SQL) == 2
         assert not node.connections[0].usable
 
     hold(play, 4)
+
+
+@pytest.mark.parametrize("first", [failure(1, "unrecognized cluster format"), rows(5)])
+def test_a_node_that_tells_no_members_is_not_read_from(first: bytes):
+    """What it says then would be taken for the answer to something else: this connection is not used again."""
+
+    async def play(node: FakeNode, rest: list[FakeNode], database: Database) -> None:
+        await met(database)
+        answering(node, rest, members=first)
+        with contextlib.suppress(errors.Refused):
+            await database.read(SQL)
+        assert not node.connections[0].usable
+
+    hold(play)
 
 
 def test_of_two_voters_that_are_left_when_the_answer_comes_one_could_lead_alone():
@@ -475,11 +485,10 @@ def test_a_refusal_is_an_answer_that_the_voters_vouch_for():
     hold(play)
 
 
-@pytest.mark.parametrize("busy", ["query", "still"])
-def test_a_leader_that_is_busy_with_a_checkpoint_is_asked_again(busy: str):
+def test_a_leader_that_is_busy_with_a_checkpoint_is_asked_again():
     async def play(node: FakeNode, rest: list[FakeNode], database: Database) -> None:
         await met(database)
-        answering(node, rest, **{busy: failure(5, "checkpoint in progress")})
+        answering(node, rest, query=failure(5, "checkpoint in progress"))
         assert (await database.read(SQL)).rows == ((1,),)
 
     hold(play)
