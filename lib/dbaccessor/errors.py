@@ -58,6 +58,11 @@ LEADERSHIP_LOST: Final = IOERR | 41 << 8
 # words decide. Their number for "leadership lost" needs no care: like every code not listed here it leaves doubt.
 _OLD_NOT_LEADER = IOERR | 32 << 8
 
+# What libdqlite says of a query that a loss of leadership overtook, under the code of an ordinary mistake: the first
+# from 1.18.2 on, of a barrier that fails behind the parsing, the second before. Several statements in one, which is what
+# the first one says, never reach a node.
+_LOST_MEANWHILE = frozenset({"nonempty statement tail", "barrier error"})
+
 # Primary codes with which SQLite says that it did not carry the statement out. Everything else is not trusted so far.
 _PLAIN = frozenset({0, 1, 2, 3, 4, 6, 7, 8, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23, 24, 25, 26})
 # Dqlite's own: "I could not read this request".
@@ -83,6 +88,8 @@ def from_failure(code: int, text: str, *, changes: bool, address: str = "") -> D
     if code & 0xFF == BUSY or code in (NOT_FOUND, INTERRUPT):
         # NOT_FOUND: the connection's database was closed under it, by a change of leader. INTERRUPT: Dqlite gives up
         # what a connection that it closes has under way, and can hit the next statement with it (seen once, on BEGIN).
+        return NotReady(message, code=code, address=address)
+    if code == ERROR and text in _LOST_MEANWHILE and not changes:
         return NotReady(message, code=code, address=address)
     if is_plain(code):
         return Refused(message, code=code, address=address)

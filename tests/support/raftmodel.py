@@ -341,15 +341,15 @@ class _Reader:
         for _ in range(random.randint(0, 3)):
             yield
         # The read begins where it leads, and only there. With the first one in a term it waits for what its log had.
-        while self._leads() and leader.commit < leader.base:
+        while self._leads() and leader.commit < leader.base and self._leaves_out != "waiting for its log":
             yield
         if self._leaves_out != "that it leads" and not self._leads():
             return
+        seen = {entry.write for entry in leader.log[: leader.commit]}
         for _ in range(random.randint(0, READING)):
             yield
         if leader.starts == self._starts:
-            self.seen = {entry.write for entry in leader.log[: leader.commit]}
-            self._voters = voters
+            self.seen, self._voters = seen, voters
 
     def is_confirmed(self) -> bool:
         voters = self._voters

@@ -307,6 +307,19 @@ def test_a_node_that_tells_no_members_is_not_read_from(first: bytes):
     hold(play)
 
 
+def test_a_read_whose_rows_never_come_ends_at_its_deadline_though_the_members_were_told():
+    async def play(node: FakeNode, rest: list[FakeNode], database: Database) -> None:
+        await met(database)
+        answering(node, rest, query=SILENCE)
+        began = asyncio.get_running_loop().time()
+        with pytest.raises(errors.NotReady):
+            await database.read(SQL, deadline_seconds=0.1)
+        assert asyncio.get_running_loop().time() - began < 5
+        assert not node.connections[0].usable
+
+    hold(play)
+
+
 def test_of_two_voters_that_are_left_when_the_answer_comes_one_could_lead_alone():
     async def play(node: FakeNode, rest: list[FakeNode], database: Database) -> None:
         await met(database)

@@ -35,7 +35,10 @@ def test_no_confirmed_read_lacks_what_was_acknowledged_before_it_began():
     assert all(found)
 
 
-@pytest.mark.parametrize("leaves_out", ["asking", "asking again", "acknowledgements", "the voters of now"])
+@pytest.mark.parametrize(
+    "leaves_out",
+    ["asking", "asking again", "acknowledgements", "the voters of now", "that it leads", "waiting for its log"],
+)
 def test_the_model_finds_a_read_that_is_too_old_where_a_step_of_the_proof_is_left_out(leaves_out: str):
     assert not all(verdicts(range(3000), leaves_out))
 

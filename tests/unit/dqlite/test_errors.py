@@ -133,3 +133,11 @@ def test_all_errors_have_one_base():
     for kind in (errors.NotReady, errors.NotLeader, errors.Indefinite, errors.Refused, errors.LibraryTooOld):
         assert issubclass(kind, errors.DbAccessorError)
         assert (kind("x").code, kind("x").address) == (0, "")
+
+
+@pytest.mark.parametrize("text", ["nonempty statement tail", "barrier error"])
+def test_a_query_that_a_loss_of_leadership_overtook_is_no_mistake_of_the_caller(text: str):
+    """libdqlite says so under SQLite's code for one. A write of that kind is Refused as before: it is none of these."""
+    assert type(errors.from_failure(1, text, changes=False)) is errors.NotReady
+    assert type(errors.from_failure(1, text, changes=True)) is errors.Refused
+    assert type(errors.from_failure(1, f"near {text!r}: syntax error", changes=False)) is errors.Refused

@@ -378,3 +378,16 @@ def test_what_only_equals_a_text_is_sent_as_what_it_holds_and_leaves_the_text_al
 def test_a_field_of_the_wrong_kind_is_no_request(fields: tuple[object, object]):
     with pytest.raises(wire.ProtocolError, match="cannot be sent as"):
         wire.encode(wire.Request(RequestType.QUERY_SQL, fields))  # type: ignore[arg-type]
+
+
+def test_whether_answers_are_here_is_known_without_taking_one_and_nonsense_is_not_waited_for():
+    one = message(7, b"\0" * 8)
+    decoder = Decoder()
+    decoder.feed(one + one[:-1])
+    assert decoder.holds(1)
+    assert not decoder.holds(2)
+    decoder.feed(one[-1:])
+    assert decoder.holds(2)
+    assert not decoder.holds(3)
+    decoder.feed(struct.pack("<IBBH", 0xFFFFFFFF, 7, 0, 0))
+    assert decoder.holds(3), "the next one raises, and need not be waited for"
