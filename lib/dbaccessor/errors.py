@@ -59,8 +59,8 @@ LEADERSHIP_LOST: Final = IOERR | 41 << 8
 _OLD_NOT_LEADER = IOERR | 32 << 8
 
 # What libdqlite says of a query that a loss of leadership overtook, under the code of an ordinary mistake: the first
-# from 1.18.2 on, of a barrier that fails behind the parsing, the second before. Several statements in one, which is what
-# the first one says, never reach a node.
+# from 1.18.2 on, of a barrier that fails behind the parsing, the second before. Several statements in one, which is
+# what the first one says, never reach a node.
 _LOST_MEANWHILE = frozenset({"nonempty statement tail", "barrier error"})
 
 # Primary codes with which SQLite says that it did not carry the statement out. Everything else is not trusted so far.
