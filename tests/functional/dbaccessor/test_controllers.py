@@ -89,7 +89,7 @@ def test_the_founder_whose_data_was_wiped_rejoins_under_a_new_id_and_founds_noth
     assert after["epoch"] == before["epoch"]
     write(cluster, 0, 1, 2, value=2)
     assert read(cluster, 0, 1, 2) == [1, 2]
-    assert cluster.leader(0) == cluster.leader(1) == cluster.leader(2)
+    cluster.wait(lambda: cluster.leader(0) == cluster.leader(1) == cluster.leader(2) is not None, "all follow one")
 
 
 def test_an_orderly_shrink_to_one_loses_nothing_and_keeps_the_epoch(cluster):
