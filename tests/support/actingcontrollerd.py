@@ -92,6 +92,7 @@ class Actor:
                     await self._databases.create(DATABASE, PATCHES)
                     fenced = self._mine.fenced(self._databases.database(DATABASE))
                 await fenced.run(self._insert, deadline_seconds=1)
+                self._history.count("written")
             except errors.DbAccessorError:
                 self._history.count("unwritten")
             await asyncio.sleep(ACT_SECONDS)
