@@ -207,7 +207,7 @@ def main(
     json_file: Annotated[
         Path | None, typer.Option("--json", help="Write all numbers to this file as well.", dir_okay=False)
     ] = None,
-    quick: Annotated[bool, typer.Option("--quick", help="One short round of each measure, about a minute.")] = False,
+    quick: Annotated[bool, typer.Option("--quick", help="One short round of each measure, about two minutes.")] = False,
 ) -> None:
     """Measure three real nodes on loopback, and etcd beside them where the machine has it."""
     console = Console(highlight=False)

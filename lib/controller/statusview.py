@@ -37,7 +37,7 @@ class Wait(msgspec.Struct, frozen=True, rename="kebab", kw_only=True):
 class Conf(msgspec.Struct, frozen=True, rename="kebab", kw_only=True):
     """The controller configuration in force. `problem` says what is wrong with a newer one, refused."""
 
-    generation: int | None = None  # None: there was never a readable one.
+    generation: int = 0  # 0: there was never a readable one.
     problem: str | None = None
     db_bind_addresses: dict[str, str] = {}
     db_unresolved: tuple[str, ...] = ()
@@ -154,7 +154,7 @@ def _title(status: Status, now: datetime.datetime) -> Text:
 
 
 def _generation(conf: Conf) -> str:
-    return "no configuration yet" if conf.generation is None else f"configuration generation {conf.generation}"
+    return "no configuration yet" if conf.generation == 0 else f"configuration generation {conf.generation}"
 
 
 def _cluster(cluster: Cluster | None) -> Iterator[Text]:

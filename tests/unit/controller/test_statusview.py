@@ -175,7 +175,7 @@ def test_forced_reconfiguration_says_where_the_log_ended():
 
 
 def test_controller_that_never_had_a_configuration_says_so():
-    assert "no configuration yet" in text(conf=document()["conf"] | {"generation": None}, cluster=None)
+    assert "no configuration yet" in text(conf=document()["conf"] | {"generation": 0}, cluster=None)
 
 
 def test_unknown_keys_are_ignored_and_an_unknown_schema_is_refused():
