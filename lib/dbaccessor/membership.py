@@ -82,9 +82,10 @@ class Membership:
     async def handle(self, request: MembershipRequest) -> Outcome:
         """Carry out one request. Never raises for what the cluster does; the reason is in the outcome."""
         log.info("%s of %s is asked for", request.operation, request.name)
+        until = asyncio.get_running_loop().time() + self.timing.join_seconds
         try:
-            async with asyncio.timeout(self.timing.join_seconds), self._lock:
-                outcome = await self._carry_out(request)
+            async with asyncio.timeout_at(until), self._lock:
+                outcome = await self._carry_out(request, until - _CHANGE_SECONDS)
         except TimeoutError:
             limit = f"{self.timing.join_seconds:g} s"
             outcome = Outcome(False, f"it took more than {limit}, with the changes before it; ask again")
@@ -129,7 +130,7 @@ class Membership:
         off_target = cluster.off_target(now.members, self._alive(now))
         return not departed and self._outdated is None and off_target is None
 
-    async def _carry_out(self, request: MembershipRequest) -> Outcome:
+    async def _carry_out(self, request: MembershipRequest, settled_by: float) -> Outcome:
         now = self._leading()
         if now is None:
             return Outcome(False, "this node does not lead now")
@@ -137,7 +138,7 @@ class Membership:
             return Outcome(False, problem)
         connection = await now.local.connect(_CHANGE_SECONDS)
         try:
-            await self._settle(connection)
+            await self._settle(connection, settled_by)
             members = await connection.cluster()
             if request.operation == "join":
                 return await self._join(now, connection, members, request)
@@ -259,15 +260,20 @@ class Membership:
             # The row is for people and for generations; raft's configuration is what counts.
             log.warning("the row of removed member %s stays: %s", member.name, error)
 
-    async def _settle(self, connection: Connection) -> None:
-        """Wait until the roles of those that answer are what Dqlite aims at; give up after `settle_seconds`."""
-        deadline = asyncio.get_running_loop().time() + self.timing.settle_seconds
+    async def _settle(self, connection: Connection, until: float) -> None:
+        """Wait until the roles of those that answer are what Dqlite aims at; give up after `settle_seconds`, or at
+        `until` (the loop's clock), so that a change is tried by everybody who waited for its turn.
+
+        Whoever waits here watches as well: with one change asked for after another, `look` never has the lock.
+        """
+        deadline = min(until, asyncio.get_running_loop().time() + self.timing.settle_seconds)
         while asyncio.get_running_loop().time() < deadline:
             now = self._leading()
             if now is None:
                 return
             members = await connection.cluster()
-            if cluster.off_target(members, self._alive(now)) is None:
+            await self._watch_roles(now, connection, members)
+            if self._off_target_since is None:
                 return
             await asyncio.sleep(0.1)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import dataclasses
 import itertools
 from collections.abc import Awaitable, Callable
@@ -268,6 +269,55 @@ def test_roles_that_stay_off_target_cost_a_change_of_leader_at_most_once_a_minut
 
     assert leader.told == ["transfer 101", "transfer 101"]
     assert membership._STUCK_SECONDS < 10
+
+
+class Wedged(Leader):
+    """Its queue of role changes is stuck, and changes of membership are refused until `assign` helps, if it does."""
+
+    def __init__(self, members: list[Member], *, mends: bool) -> None:
+        super().__init__(members)
+        self.stuck, self._mends = True, mends
+
+    async def add(self, dqlite_id: int, name: str) -> None:
+        self.told.append(f"tried {dqlite_id}")
+        if self.stuck:
+            raise errors.NotReady("a configuration change is already in progress")
+        await super().add(dqlite_id, name)
+
+    async def assign(self, dqlite_id: int, role: Role) -> None:
+        await super().assign(dqlite_id, role)
+        if self._mends:
+            self.stuck = False
+            self._settle(dqlite_id)
+
+
+@pytest.mark.parametrize("mends", [True, False])
+def test_a_stuck_queue_is_seen_and_mended_although_one_joiner_after_another_waits_for_the_roles(
+    mends: bool, monkeypatch: pytest.MonkeyPatch
+):
+    """Two that ask in turns. Nobody else watches: with the lock always taken or waited for, `look` has no turn."""
+    monkeypatch.setattr(membership, "_STUCK_SECONDS", 0.8)
+    monkeypatch.setattr(membership, "_CHANGE_SECONDS", 0.3)
+    leader = Wedged([named(0), named(2, Role.SPARE), named(3, Role.SPARE)], mends=mends)
+    in_haste = dataclasses.replace(TIMING, join_seconds=0.75, settle_seconds=0.5)
+    made = Membership(cast(Any, None), in_haste, leader.leading)
+
+    async def ask(n: int) -> None:
+        # The first one is ahead by half of what a join may take, so the lock goes to and fro.
+        await asyncio.sleep(0.4 * n)
+        while not (await made.handle(request("join", n))).done:
+            pass
+
+    async def work() -> None:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(10 if mends else 3):
+                await asyncio.gather(ask(1), ask(4))
+
+    asyncio.run(work())
+
+    assert {"tried 101", "tried 104"} <= set(leader.told), "whoever waited for a turn has used it"
+    assert [told for told in leader.told if told.startswith("assign")] == ["assign 102 voter"]
+    assert ("add controller-1-101" in leader.told, "add controller-4-104" in leader.told) == (mends, mends)
 
 
 def turned_away(leader: Leader, monkeypatch: pytest.MonkeyPatch, seconds: float, generation: int = 9) -> list[float]:
