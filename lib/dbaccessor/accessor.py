@@ -19,6 +19,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
+from weakref import WeakValueDictionary
 
 from dbaccessor import errors, retry
 from dbaccessor.database import Database
@@ -42,6 +43,7 @@ class DbAccessor:
         self._version = version
         self._ready_seconds = ready_seconds
         self._databases: dict[str, Database] = {}
+        self._changing: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._worker: Worker | None = None
         self._failure: BaseException | None = None
 
@@ -107,14 +109,23 @@ class DbAccessor:
 
         Returns the patches that wait until every controller runs a newer version (schema).
         """
-        return await self._namespaces.create(name, patches, deadline_seconds=deadline_seconds)
+        async with self._alone(name):
+            waiting = await self._namespaces.create(name, patches, deadline_seconds=deadline_seconds)
+            self._running.forget_database(name)  # From here on it is used through `database`.
+        return waiting
 
     async def delete_database(self, name: str, *, deadline_seconds: float = 30) -> None:
         """Delete a database and all that is in it; idempotent. Raises Refused for "controller"."""
-        await self._namespaces.delete(name, deadline_seconds=deadline_seconds)
-        if name in self._databases:
-            self._databases.pop(name).close()
-        self._running.metrics.forget(name)
+        async with self._alone(name):
+            await self._namespaces.delete(name, deadline_seconds=deadline_seconds)
+            self._running.forget_database(name)
+            if name in self._databases:
+                self._databases.pop(name).close()
+            self._running.metrics.forget(name)
+
+    def _alone(self, name: str) -> asyncio.Lock:
+        """One at a time for each database: who has made or deleted it closes the handle that all of them use."""
+        return self._changing.setdefault(name, asyncio.Lock())
 
     async def databases(self, *, deadline_seconds: float = 10) -> tuple[str, ...]:
         """Return the names of all databases, "controller" first."""

@@ -9,6 +9,7 @@ a TLS handshake for whoever is asked, and a crowd of them would starve the very 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Callable, Coroutine, Mapping
 from typing import Generic, TypeVar
 
@@ -132,6 +133,12 @@ class MemberConnector:
                     await asyncio.sleep(_OWN_PAUSE_SECONDS)
         raise errors.NotReady(f"no leader could be reached: {reason}")
 
+    async def leader_name(self, *, deadline: float) -> str:
+        """See pool.Connector. The own node is asked, and the others where it follows nobody, as a spare never does."""
+        if name := await self._own.next():
+            return name
+        return await _leading(self._rounds, deadline)
+
     @property
     def identity(self) -> object:
         """Who this controller is to the others: a connection made under another epoch proves nothing."""
@@ -220,6 +227,10 @@ class OutsideConnector:
             await asyncio.sleep(_pause(began))
         raise errors.NotReady(f"no leader could be reached: {reason}")
 
+    async def leader_name(self, *, deadline: float) -> str:
+        """See pool.Connector. All are asked, and the first that says it leads is believed."""
+        return await _leading(self._rounds, deadline)
+
     @property
     def identity(self) -> object:
         """As MemberConnector.identity."""
@@ -247,6 +258,14 @@ class OutsideConnector:
         if self._uuid is not None and answer.cluster_uuid != self._uuid:
             return False
         return answer.epoch is not None and answer.epoch.number >= self._epoch_number
+
+
+async def _leading(rounds: _Rounds[Found], deadline: float) -> str:
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout_at(deadline):
+            answer, _ = await rounds.next()
+            return answer.name if answer is not None else ""
+    return ""
 
 
 async def _open(dialer: Dialer, name: str, deadline: float) -> Connection:

@@ -7,7 +7,6 @@ slow but stuck, and the next one is Refused at once.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from collections.abc import Awaitable, Callable
 from types import TracebackType
 from typing import Protocol
@@ -20,10 +19,12 @@ from dbaccessor.dqlite.turns import Turns
 MAX_WAITING = 256
 
 # A connection that nobody needed for so long is not used again. Its node may be gone without a word since, and whoever
-# asked it then would wait, though another node leads and everybody else knows it.
+# asked it then would wait, though another node leads and everybody else knows it. It is closed soon after, as whoever
+# leads serves so many only.
 IDLE_SECONDS = 5.0
 
-# Between two questions whether a node that does not answer leads still.
+# Between two questions whether a node that does not answer leads still, and for how long each is asked.
+_ASK_PAUSE_SECONDS = 0.2
 _ASK_SECONDS = 0.5
 
 
@@ -34,6 +35,13 @@ class Connector(Members, Protocol):
         """Return a fresh connection to the node that leads, before `deadline` (on the event loop's clock).
 
         Raises NotReady with the reason why there is none. The caller owns the connection.
+        """
+        ...
+
+    async def leader_name(self, *, deadline: float) -> str:
+        """Return the raft name of the node that leads, as far as is known here now, "" where it is not known.
+
+        It costs less than a connection to the leader, and does not wait for an answer of one that is gone.
         """
         ...
 
@@ -52,7 +60,8 @@ class Pool:
         self._what = what
         self._turns = Turns(size)
         self._waiting = 0
-        self._idle: list[tuple[Connection, float]] = []
+        self._idle: list[tuple[Connection, float]] = []  # Each with since when; the longest idle first.
+        self._ageing: asyncio.TimerHandle | None = None
         self._suspicions: set[asyncio.Task[None]] = set()
         self.closed = False
         self.measured = dbmetrics.unread()
@@ -104,7 +113,10 @@ class Pool:
     def give_back(self, connection: Connection) -> None:
         """Keep a usable connection for the next user. What saw anything but a plain error has closed itself."""
         if connection.usable and not self.closed:
-            self._idle.append((connection, asyncio.get_running_loop().time()))
+            loop = asyncio.get_running_loop()
+            self._idle.append((connection, loop.time()))
+            if self._ageing is None:
+                self._ageing = loop.call_later(IDLE_SECONDS, self._close_old)
         else:
             self.drop(connection)
 
@@ -116,10 +128,20 @@ class Pool:
     def close(self) -> None:
         """Drop the idle connections. Those that are lent end with their use."""
         self.closed = True
+        if self._ageing is not None:
+            self._ageing.cancel()
         while self._idle:
             self._idle.pop()[0].close()
         for task in self._suspicions:
             task.cancel()
+
+    def _close_old(self) -> None:
+        loop = asyncio.get_running_loop()
+        self._ageing = None
+        while self._idle and (due := self._idle[0][1] + IDLE_SECONDS) <= loop.time():
+            self._idle.pop(0)[0].close()
+        if self._idle:
+            self._ageing = loop.call_at(due, self._close_old)
 
     def _suspect(self, connection: Connection) -> None:
         task = asyncio.get_running_loop().create_task(self._end_if_deposed(connection))
@@ -127,19 +149,21 @@ class Pool:
         task.add_done_callback(self._suspicions.discard)
 
     async def _end_if_deposed(self, connection: Connection) -> None:
-        """Close a connection whose node says nothing (frozen, or cut off) once another node leads.
+        """Close a connection whose node says nothing (frozen, or cut off) once another node leads, and all idle ones
+        to that node with it: the next user would find out no sooner.
 
         Whoever waits for the answer learns then what it would learn at its deadline: that nothing was done, or, after
         COMMIT, that it may have been. A node that leads and is only busy is waited for.
         """
         while connection.waiting:
-            with contextlib.suppress(errors.DbAccessorError):
-                deadline = asyncio.get_running_loop().time() + _ASK_SECONDS
-                leader = await self._connector.to_leader(deadline=deadline)
-                leader.close()
-                if leader.name != connection.name:
-                    connection.close()
-            await asyncio.sleep(_ASK_SECONDS)
+            leads = await self._connector.leader_name(deadline=asyncio.get_running_loop().time() + _ASK_SECONDS)
+            if leads and leads != connection.name:
+                connection.close()
+                for idle, _ in self._idle:
+                    if idle.name == connection.name:
+                        idle.close()  # `take` passes it over.
+                return
+            await asyncio.sleep(_ASK_PAUSE_SECONDS)
 
 
 class Turn:

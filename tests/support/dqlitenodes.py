@@ -134,6 +134,10 @@ class Cluster:
             await asyncio.sleep(0.005)
         raise errors.NotReady("no node of the test's cluster leads")
 
+    async def leader_name(self, *, deadline: float) -> str:
+        index = await self.leader()
+        return "" if index is None else self.name(index)
+
     @property
     def identity(self) -> object:
         return None

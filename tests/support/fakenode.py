@@ -92,7 +92,7 @@ class FakeNode:
 
     As the connector that Database wants, it is the leader; `others` are the fake nodes of other members by name. `word`
     is what it tells of its terms, or SILENCE or END; None: it knows no such question. `terms_asked`: how often it was
-    asked.
+    asked; `asked_who_leads`: how often the connector was.
     """
 
     name = "controller-0-7"
@@ -103,7 +103,7 @@ class FakeNode:
         self.others: dict[str, FakeNode] = {}
         self.script = script
         self.word: Callable[[], object] | None = None
-        self.terms_asked = 0
+        self.terms_asked = self.asked_who_leads = 0
         self.asked: list[Asked] = []
         self.connections: list[Connection] = []
         self.ended = 0
@@ -133,6 +133,10 @@ class FakeNode:
         if asyncio.get_running_loop().time() >= deadline:
             raise errors.NotReady("too late for the fake node")
         return await self.connect()
+
+    async def leader_name(self, *, deadline: float) -> str:
+        self.asked_who_leads += 1
+        return self.name
 
     async def to_member(self, name: str, *, deadline: float) -> Connection:
         if name not in self.others:

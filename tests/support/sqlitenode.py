@@ -39,6 +39,9 @@ class SqliteNode:
     async def to_leader(self, *, deadline: float) -> SqliteConnection:
         return SqliteConnection(self)
 
+    async def leader_name(self, *, deadline: float) -> str:
+        return NAME
+
     async def to_member(self, name: str, *, deadline: float) -> SqliteConnection:
         raise errors.NotReady("there is one node only")
 

@@ -18,8 +18,9 @@ from dbaccessor.dqlite import farewell, wire
 from dbaccessor.dqlite.inbox import Inbox
 from dbaccessor.dqlite.turns import Turns
 
-# An answer usually takes a millisecond. After this long it is worth asking whether that node leads still.
-SLOW_SECONDS = 1.0
+# An answer usually takes a millisecond, and a commit that of a disk. After this long, the time that an election takes,
+# it is worth asking whether that node leads still.
+SLOW_SECONDS = 0.3
 
 # What the engine says when a row-returning write came through Exec. The write lock stays behind on that connection.
 _ROWS_YIELDED = "rows yielded"

@@ -85,6 +85,23 @@ def test_databases_are_created_listed_and_deleted_and_come_back_empty(cluster: C
     on_one(cluster, play)
 
 
+def test_a_database_that_is_made_or_deleted_leaves_no_connection_behind(cluster: Cluster):
+    async def play(accessor: DbAccessor) -> None:
+        handles = accessor._running._databases  # Each may keep connections to the leader, which serves so many only.
+        for n in range(3):
+            await accessor.create_database(f"m{n}", [FIRST])
+            assert handles.keys() == {"controller"}
+        await asyncio.gather(
+            *(accessor.create_database("m0", [FIRST]) for _ in range(3)),
+            accessor.create_database("m1", [FIRST]),
+            *(accessor.delete_database("m2") for _ in range(2)),
+        )
+        assert handles.keys() == {"controller"}
+        await insert(accessor, "m0", 1)
+
+    on_one(cluster, play)
+
+
 def test_what_an_interrupted_deletion_left_is_gone_before_the_name_is_used_again(cluster: Cluster):
     async def play(accessor: DbAccessor) -> None:
         await accessor.create_database("m", [FIRST])

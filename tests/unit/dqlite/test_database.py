@@ -225,6 +225,24 @@ def test_transactions_of_one_database_queue_and_the_queue_has_an_end(monkeypatch
     hold(play)
 
 
+def test_connections_that_nobody_needs_any_more_are_closed_and_those_in_use_are_not(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(pool, "IDLE_SECONDS", 0.1)
+
+    async def play(node: FakeNode, database: Database) -> None:
+        async with database.transaction(read_only=True), database.transaction(read_only=True):
+            pass
+        async with asyncio.timeout(10), database.transaction(read_only=True) as transaction:
+            assert len(node.connections) == 2
+            while node.ended < 1:
+                await asyncio.sleep(0.01)
+            assert (await transaction.query("SELECT n FROM t")).rows == ((1,),)
+        async with asyncio.timeout(10):
+            while node.ended < 2:
+                await asyncio.sleep(0.01)
+
+    hold(play)
+
+
 def test_who_waits_too_long_for_its_turn_is_told_so():
     async def play(node: FakeNode, database: Database) -> None:
         async with database.transaction():
@@ -322,6 +340,9 @@ def test_a_closed_database_is_not_ready():
 
 def test_a_connector_that_finds_nobody_gives_its_reason():
     class Nobody:
+        async def leader_name(self, *, deadline: float) -> str:
+            return ""
+
         async def to_leader(self, *, deadline: float) -> Connection:
             raise errors.NotReady("controller 2 is the only one that answers, and it follows nobody")
 
@@ -355,6 +376,9 @@ class Deposed(FakeNode):
             return await self.successor.connect()
         self.successor = self._next
         return await super().to_leader(deadline=deadline)
+
+    async def leader_name(self, *, deadline: float) -> str:
+        return self._next.name
 
 
 def play_with_a_frozen_leader(silent_at: str, play: Callable[[FakeNode, Database], Awaitable[None]]) -> None:
@@ -400,16 +424,41 @@ def test_a_commit_that_a_frozen_leader_does_not_answer_is_indefinite_once_anothe
     play_with_a_frozen_leader("COMMIT", play)
 
 
+def test_of_connections_to_a_leader_that_fell_silent_one_user_waits_on_one_only(monkeypatch: pytest.MonkeyPatch):
+    """Not each in its turn, until the deadline has passed."""
+    monkeypatch.setattr(channel, "SLOW_SECONDS", 0.05)
+
+    async def run() -> None:
+        async with FakeNode() as successor:
+            successor.name = "controller-1-8"
+            async with Deposed(successor) as frozen:
+                database = Database(frozen, "data")
+                frozen._next = frozen
+                async with database.transaction(read_only=True), database.transaction(read_only=True):
+                    assert len(frozen.connections) == 2
+                frozen._next = frozen.successor = successor
+                frozen.script = lambda _: SILENCE
+                frozen.asked.clear()
+                async with asyncio.timeout(20):
+                    rows = await database.read("SELECT n FROM t", consistency="leader", deadline_seconds=60)
+                assert rows == Rows(("n",), ((1,),))
+                assert frozen.statements == ["SELECT n FROM t"]
+                assert [connection.usable for connection in frozen.connections] == [False, False]
+                database.close()
+
+    asyncio.run(run())
+
+
 def test_a_leader_that_is_only_slow_is_waited_for(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(channel, "SLOW_SECONDS", 0.02)
-    monkeypatch.setattr(pool, "_ASK_SECONDS", 0.02)
+    monkeypatch.setattr(pool, "_ASK_PAUSE_SECONDS", 0.02)
 
     async def play(node: FakeNode, database: Database) -> None:
         node.script = answering(INSERT=SILENCE)
         with pytest.raises(errors.NotReady):
             await database.run(insert, deadline_seconds=0.5)
         # It was asked for again and again, found to lead, and left in peace.
-        assert len(node.connections) > 3
+        assert node.asked_who_leads > 3
         assert node.statements == ["BEGIN IMMEDIATE", INSERT]
 
     hold(play)
