@@ -4,6 +4,7 @@
     scale-to-one   s from the file that names one controller, after two died at once, to the first committed write
     frozen-peer    ms a write takes, in the median, before one follower is stopped and while it is
     black-holed-peer   the same with one that is cut off by DROP, on hosts of their own
+    black-holed-leader   ms between two committed writes when the leader is cut off from the others by DROP
 
 Each number comes from this machine as it is at this moment: the load average stands beside it.
 """
@@ -11,6 +12,7 @@ Each number comes from this machine as it is at this moment: the load average st
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import os
 import signal
@@ -89,18 +91,59 @@ def frozen_peer(folder: Path, runs: int) -> dict[str, Any]:
         )
 
 
-def black_holed_peer(folder: Path, runs: int) -> dict[str, Any]:
-    """One follower of three is cut off by DROP for as long, in a network of its own."""
-    command = ["unshare", "--net", sys.executable, "-m", "faultrun.measure", "--black-hole", str(folder)]
+def _black_hole(name: str, folder: Path, runs: int) -> dict[str, Any]:
+    """One of three is cut off by DROP, in a network of its own."""
+    command = ["unshare", "--net", sys.executable, "-m", "faultrun.measure", "--black-hole", str(folder), name]
     done = subprocess.run([*command, "--runs", str(runs)], stdout=subprocess.PIPE, check=True)
     found: dict[str, Any] = json.loads(done.stdout)
     return found
 
 
-def _in_a_network_of_its_own(folder: Path, runs: int) -> dict[str, Any]:
+def _cut_off_peer(folder: Path, runs: int) -> dict[str, Any]:
     with CutCluster(folder) as cluster:
         cluster.form(3)
         return _slowed(cluster, runs, lambda n: cluster.cut(n, "both"), lambda _: cluster.heal())
+
+
+def _cut_off_leader(folder: Path, runs: int) -> dict[str, Any]:
+    """The writer is outside of the cut, so it reaches the old leader still, which cannot commit."""
+    gaps = []
+    with CutCluster(folder) as cluster:
+        cluster.form(3)
+        writer = Writer(cluster, range(3), pause_seconds=0.005)
+        with writer.writing():
+            cluster.wait(writer.acknowledged, "the writer writes")
+            for _ in range(runs):
+                leader = _leader_of_all(cluster)
+                begun = time.monotonic()
+                cluster.cut(leader, "both")
+                another = (leader + 1) % 3
+                cluster.wait(lambda: cluster.leader(another) not in (None, leader), "another leads")  # noqa: B023
+                # What came just before the cut may be told after it.
+                cluster.wait(lambda: writer.acknowledged(time.monotonic() - 0.05), "the writer goes on")
+                cluster.heal()
+                cluster.wait(lambda: whole(cluster), "three voters again", 150)
+                gap = history.gap_ms(writer.attempts, history.Outage(begun, time.monotonic()))
+                assert gap is not None
+                gaps.append(gap)
+    return summary(gaps, "ms")
+
+
+def _leader_of_all(cluster: Cluster) -> int:
+    told: set[int | None] = set()
+
+    def agreed() -> bool:
+        told.clear()
+        told.update(cluster.leader(n) for n in range(3))
+        return len(told) == 1 and None not in told
+
+    cluster.wait(agreed, "all follow one leader")
+    leader = told.pop()
+    assert leader is not None
+    return leader
+
+
+_IN_A_NETWORK_OF_ITS_OWN = {"black-holed-peer": _cut_off_peer, "black-holed-leader": _cut_off_leader}
 
 
 def _slowed(
@@ -131,7 +174,7 @@ MEASURES: dict[str, Callable[[Path, int], dict[str, Any]]] = {
     "planned-stop": planned_stop,
     "scale-to-one": scale_to_one,
     "frozen-peer": frozen_peer,
-    "black-holed-peer": black_holed_peer,
+    **{name: functools.partial(_black_hole, name) for name in _IN_A_NETWORK_OF_ITS_OWN},
 }
 
 
@@ -151,7 +194,7 @@ def main() -> None:
     parser.add_argument("names", nargs="*", metavar="NAME", help=", ".join(MEASURES))
     wanted = parser.parse_args()
     if wanted.black_hole is not None:
-        print(json.dumps(_in_a_network_of_its_own(wanted.black_hole, wanted.runs)))
+        print(json.dumps(_IN_A_NETWORK_OF_ITS_OWN[wanted.names[0]](wanted.black_hole, wanted.runs)))
         return
     found = {}
     for name in wanted.names or MEASURES:
