@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from dbaccessor.actions import Action, Bootstrap, Forget, Join, PutAside, Reconfigure, Serve, Start, Supersede, Wait
 from dbaccessor.conf import ControllerConf
+from dbaccessor.dqlite import nodedir
 from dbaccessor.dqlite.nodedir import LastEntry
 from dbaccessor.identity import Epoch, Identity, controller_of
 from dbaccessor.situation import Peer, Running, View
@@ -86,7 +87,7 @@ def _whose_data(view: View, conf: ControllerConf, identity: Identity) -> Action 
         return PutAside(
             f"the data directory belongs to Dqlite id {disk.marked_id}, the identity says {identity.dqlite_id}"
         )
-    if disk.fingerprint != identity.fingerprint:
+    if not nodedir.same_directory(identity.fingerprint, disk.fingerprint):
         return PutAside("the data directory is a copy or was restored from one; its log may be old")
     return None
 

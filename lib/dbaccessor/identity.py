@@ -279,6 +279,8 @@ class Store:
             return None
         with contextlib.suppress(FileNotFoundError):
             replace_file(self.data_dir / IDENTITY, (self.state_dir / IDENTITY).read_bytes())
+        # Of another time, if there are any: earlier versions left them when a change was undone.
+        (self.data_dir / SUMS).unlink(missing_ok=True)
         return nodedir.put_aside(self.data_dir, self.state_dir / ASIDE, reason)
 
     def delete_unfinished_data(self) -> None:
@@ -309,6 +311,13 @@ class Store:
         with contextlib.suppress(FileNotFoundError):
             replace_file(self.data_dir / IDENTITY, (self.state_dir / IDENTITY).read_bytes())
         replace_file(self.data_dir / SUMS, nodedir.render_sums(nodedir.sums(self.data_dir)))
+
+    def undo_prepare_aside(self) -> None:
+        """Remove what `prepare_aside` wrote: the data stays in use, and will soon differ from what was told of it."""
+        for name in (SUMS, IDENTITY):
+            with contextlib.suppress(FileNotFoundError):
+                (self.data_dir / name).unlink()
+                _fsync_dir(self.data_dir)
 
     def swap_in_staging(self, reason: str) -> None:
         """Put the data directory aside, if there is one, and the staged one in its place. Goes on after a kill."""

@@ -10,7 +10,8 @@ killed after it, the next start completes the rest. `finish` is that next start.
 | reconfigure | identity.json has the new epoch | the journal is deleted | the log is recovered to this node |
 | recover, restore | identity.json has the new epoch | the staged directory is deleted | it takes the old one's place |
 
-Recover and restore build the new directory beside the old one, which nothing touches before it is put aside, whole.
+Recover and restore build the new directory beside the old one, whose data nothing touches before it is put aside,
+whole. What lies beside that data then (its identity, its checksums) is written first, and removed by an undo.
 """
 
 from __future__ import annotations
@@ -111,6 +112,8 @@ def finish(store: Store) -> str | None:
             store.swap_in_staging(_REPLACING[journal.operation])
             _remember_left(store, identity, journal.left)
             store.clear_db_state()
+        else:
+            store.undo_prepare_aside()
         store.delete_staging()
         store.clear_journal()
         return f"an interrupted {journal.operation} to epoch {journal.epoch} was {'completed' if done else 'undone'}"

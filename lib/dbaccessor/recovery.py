@@ -103,7 +103,8 @@ def _look(path: Path) -> Candidate:
     if journal is not None:
         notes.append(f"a {journal.operation} was interrupted here; it is completed or undone first")
     log = raftlog.read(data_dir)
-    changed = _changed_since(data_dir)
+    # The data of a state directory is in use, whatever an earlier version left beside it when a change was undone.
+    changed = _changed_since(data_dir) if bare else ""
     if changed and not log.damage:
         log = raftlog.Log(log.term, log.index, log.first, changed)
     if not problem and not log.index and not log.damage:

@@ -277,13 +277,15 @@ class Worker:
 
     async def _step_guarded(self) -> None:
         """One step. What the disk or the network refuses is shown and tried again; it never ends the node."""
-        if self._loop.time() < self._retry_at:
-            await self._sight.look()
-            return
+        waiting = self._loop.time() < self._retry_at
         try:
-            await self._step()
+            if waiting:
+                await self._sight.look()
+            else:
+                await self._step()
         except (errors.DbAccessorError, OSError, TimeoutError) as error:
-            self._retry_at = self._loop.time() + _RETRY_SECONDS
+            if not waiting:  # A look that fails puts the next step no further off.
+                self._retry_at = self._loop.time() + _RETRY_SECONDS
             sentence = f"{self._accounts.state}: {str(error) or type(error).__name__}"
             self._accounts.show([("retry", sentence, f"it is tried again every {_RETRY_SECONDS:g} s")])
 

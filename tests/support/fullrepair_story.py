@@ -21,12 +21,7 @@ FREE = (0, 4 << 10, 12 << 10, 24 << 10, 200 << 10, 3 << 20)
 def state(directory: Path) -> dict[str, str]:
     """What the controller starts on: its identity and the node's files."""
     files = [directory / "identity.json", *(p for p in (directory / "dqlite").iterdir() if p.is_file())]
-    added = {"SHA256SUMS", "identity.json"}  # Beside the data, for the time when it lies aside.
-    return {
-        str(p): hashlib.sha256(p.read_bytes()).hexdigest()
-        for p in sorted(files)
-        if p.parent == directory or p.name not in added
-    }
+    return {str(p): hashlib.sha256(p.read_bytes()).hexdigest() for p in sorted(files)}
 
 
 def leave_free(filler: Path, size: int) -> None:

@@ -14,10 +14,12 @@ library inside libdqlite:
 from __future__ import annotations
 
 import errno
+import fcntl
 import hashlib
 import os
 import re
 import struct
+import sys
 import time
 import zlib
 from collections.abc import Mapping
@@ -30,6 +32,14 @@ from dbaccessor.dqlite import raftformat
 _METADATA = frozenset({"metadata1", "metadata2"})
 
 _COPY_BYTES = 1 << 20
+
+_WORD32, _WORD64 = 2**32 - 1, 2**64 - 1
+
+# _IOR('v', 1, long). Where the kernel numbers its requests otherwise (POWER) it is refused, and None comes of it.
+_FS_IOC_GETVERSION = 0x80087601
+
+# No digit, so that it is no number of a file system.
+_GENERATION = "g"
 
 # A running node renames its open segments while we read them; then the list is read again.
 _ATTEMPTS = 5
@@ -67,14 +77,58 @@ def _is_data(name: str) -> bool:
 
 
 def fingerprint(directory: Path) -> str:
-    """Return a text that differs between this directory and any copy of it. Raises OSError if it is not
-    there.
+    """Return a text that differs between this directory and any copy of it; `same_directory` compares two.
 
-    The number of the file system, not of the device: devices are numbered anew at each boot.
+    Raises OSError if it is not there. It is the inode, behind the number of its file system. XFS, f2fs and others have
+    none and give that of the device, which may be another at each boot: there the inode's generation, which is random
+    and on the disk, stands in its place, or 0 where that is not told either.
     """
     inode = directory.stat().st_ino
-    file_system = os.statvfs(directory).f_fsid & (2**64 - 1)
-    return f"{file_system:x}-{inode:x}"
+    file_system = os.statvfs(directory).f_fsid & _WORD64
+    if _names_a_file_system(file_system):
+        return f"{file_system:x}-{inode:x}"
+    generation = _generation(directory)
+    return f"0-{inode:x}" if generation is None else f"{_GENERATION}{generation:x}-{inode:x}"
+
+
+def same_directory(before: str, now: str) -> bool:
+    """Whether these fingerprints, one kept and one of now, are of one directory as far as can be told.
+
+    Earlier versions kept the number of the device, which says nothing. A later kernel may tell more than was kept.
+    """
+    if before == now:
+        return True
+    kept, _, inode = before.rpartition("-")
+    found, _, inode_now = now.rpartition("-")
+    if inode != inode_now:
+        return False
+    if kept.startswith(_GENERATION):
+        return not found.startswith(_GENERATION)
+    try:
+        return not _names_a_file_system(int(kept, 16))
+    except ValueError:
+        return False
+
+
+def _names_a_file_system(number: int) -> bool:
+    """False for the number of a device, which has 32 bits (in the upper half on big-endian machines), and for none.
+
+    A hash that happens to look like one is taken for one, and the generation for it: that is as good.
+    """
+    return bool(number >> 32 and number & _WORD32)
+
+
+def _generation(directory: Path) -> int | None:
+    """Return what tells this inode from any that had its number before it; None where the file system does not say."""
+    answer = bytearray(8)  # The request is declared with a long, and an int is written.
+    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        fcntl.ioctl(descriptor, _FS_IOC_GETVERSION, answer)
+    except OSError:
+        return None  # Less is told apart, which `same_directory` allows for.
+    finally:
+        os.close(descriptor)
+    return int.from_bytes(answer[:4], sys.byteorder)
 
 
 def put_aside(directory: Path, into: Path, reason: str) -> Path:

@@ -108,6 +108,17 @@ def test_data_that_is_not_surely_ours_is_put_aside_and_never_started(disk, sente
     assert sentence in action.reason
 
 
+def test_data_on_a_device_that_got_another_number_is_started():
+    """XFS numbers itself by its device, and devices are numbered anew at each boot."""
+    kept = msgspec.structs.replace(ME, fingerprint="fd00-83")
+    disk = dataclasses.replace(GOOD, identity=kept, fingerprint="fd03-83")
+    peers = (silent("1"), silent("2"))
+
+    assert isinstance(decide(View(conf=conf(), disk=disk, peers=peers, peers_asked=True)), Start)
+    disk = dataclasses.replace(disk, fingerprint="fd00-84")
+    assert isinstance(decide(View(conf=conf(), disk=disk, peers=peers, peers_asked=True)), PutAside)
+
+
 def test_a_wiped_directory_means_a_lost_identity_and_then_a_join_under_a_new_id():
     peers = (member("1", leader="controller-1-101"), member("2"))
     forgetting = decide(View(conf=conf(), disk=Disk(identity=ME), peers=peers))

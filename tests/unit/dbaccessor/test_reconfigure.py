@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import struct
 from pathlib import Path
 
 import msgspec
 import pytest
 
-from dbaccessor import reconfigure
-from dbaccessor.dqlite import node
+from dbaccessor import reconfigure, recovery
+from dbaccessor.dqlite import node, nodedir
 from dbaccessor.identity import Epoch, Identity, Journal, Known, Members, Store
 
 OLD, NEW = Epoch(1, "aa"), Epoch(2, "bb")
@@ -90,6 +91,94 @@ def test_a_bootstrap_that_fails_is_undone_at_once(tmp_path, monkeypatch):
         reconfigure.bootstrap(store, cluster_uuid="u", controller_id="0")
 
     assert (store.identity(), store.journal(), store.data_dir.exists()) == (None, None, False)
+
+
+# Another data directory in place of this one
+
+
+def write(directory: Path, entries: int, fill: bytes = b"x") -> None:
+    """Make the open segment one of so many entries, as a node that goes on does."""
+    data = fill * 8
+    head = struct.pack("<QQB3xI", 1, 1, 1, len(data))
+    batch = struct.pack("<II", nodedir.checksum(head), nodedir.checksum(data)) + head + data
+    (directory / "open-1").write_bytes(struct.pack("<Q", 1) + batch * entries)
+
+
+def recover(store: Store) -> Identity:
+    identity = msgspec.structs.replace(ME, dqlite_id=200, epoch=NEW)
+    return reconfigure.replace_data(store, "recover", identity, (), lambda staging: write(staging, 1))
+
+
+class Killed(BaseException):
+    """Nothing of the process runs after it."""
+
+
+def test_a_recovery_that_fails_leaves_nothing_beside_the_data_that_goes_on(store, monkeypatch):
+    write(store.data_dir, 2)
+    store.save_identity(ME)
+    before = set(store.data_dir.iterdir())
+
+    def fail(_: Identity) -> None:
+        assert (store.data_dir / "SHA256SUMS").exists()
+        raise OSError("no space left on device")
+
+    with monkeypatch.context() as full:
+        full.setattr(store, "save_identity", fail)
+        with pytest.raises(OSError, match="no space"):
+            recover(store)
+
+    assert (store.identity(), store.journal(), store.staging_dir.exists()) == (ME, None, False)
+    assert set(store.data_dir.iterdir()) == before
+    write(store.data_dir, 3)
+    found = recovery.look(store.state_dir)
+    assert (found.log.damage, found.log.index) == ("", 3)
+
+
+def test_a_recovery_that_is_killed_leaves_nothing_beside_the_data_once_it_is_undone(store, monkeypatch):
+    write(store.data_dir, 2)
+    store.save_identity(ME)
+    before = set(store.data_dir.iterdir())
+
+    def kill(_: Identity) -> None:
+        raise Killed
+
+    with monkeypatch.context() as killed:
+        killed.setattr(store, "save_identity", kill)
+        killed.setattr(reconfigure, "finish", lambda _: None)
+        with pytest.raises(Killed):
+            recover(store)
+    assert (store.data_dir / "SHA256SUMS").exists()
+    assert recovery.look(store.state_dir).log.damage == ""
+
+    assert "undone" in (reconfigure.finish(store) or "")
+
+    assert set(store.data_dir.iterdir()) == before
+    write(store.data_dir, 3)
+    assert recovery.look(store.data_dir).log.damage == ""
+
+
+def test_checksums_that_an_earlier_version_left_beside_data_in_use_say_nothing(store):
+    write(store.data_dir, 2)
+    store.save_identity(ME)
+    store.prepare_aside()
+    write(store.data_dir, 3)
+
+    assert recovery.look(store.state_dir).log.damage == ""
+    aside = store.put_aside("of another time")
+    assert aside is not None
+    assert recovery.look(aside).log.damage == ""
+
+
+def test_data_that_a_recovery_put_aside_is_told_by_its_checksums(store):
+    write(store.data_dir, 2)
+    store.save_identity(ME)
+
+    assert recover(store) == store.identity()
+
+    (aside,) = (store.state_dir / "aside").iterdir()
+    assert recovery.look(aside).log.damage == ""
+    write(aside, 2, b"y")
+    assert recovery.look(aside).log.damage == "open-1 is not what it was when it was put aside"
 
 
 def test_an_operation_of_a_newer_version_is_refused_and_kept(store):

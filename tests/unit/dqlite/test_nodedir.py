@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
+import errno
+import fcntl
+import os
 import shutil
 import struct
+import sys
+import types
 from pathlib import Path
 
 import pytest
@@ -76,6 +82,95 @@ def test_a_copy_has_another_fingerprint_and_a_renamed_directory_the_same(tmp_pat
     assert nodedir.fingerprint(tmp_path / "copy") != found
     with pytest.raises(FileNotFoundError):
         nodedir.fingerprint(first)
+
+
+XFS, EXT4 = 0x803, 0x7A0C29660A44A9DB
+
+
+@dataclasses.dataclass
+class FileSystem:
+    """One that gives this number, and this generation to each inode; None: it does not know the request."""
+
+    number: int
+    generation: int | None
+
+    def statvfs(self, _: object) -> types.SimpleNamespace:
+        return types.SimpleNamespace(f_fsid=self.number)
+
+    def ioctl(self, _: int, request: int, answer: bytearray) -> int:
+        assert request == 0x80087601
+        if self.generation is None:
+            raise OSError(errno.ENOTTY, "Inappropriate ioctl for device")
+        answer[:4] = self.generation.to_bytes(4, sys.byteorder)
+        return 0
+
+
+@pytest.fixture
+def file_system(monkeypatch: pytest.MonkeyPatch) -> FileSystem:
+    made = FileSystem(XFS, 0x2361024C)
+    monkeypatch.setattr(os, "statvfs", made.statvfs)
+    monkeypatch.setattr(fcntl, "ioctl", made.ioctl)
+    return made
+
+
+@pytest.mark.parametrize("shift", [0, 32], ids=["little endian", "big endian"])
+@pytest.mark.parametrize("generation", [0x2361024C, 0, None])
+def test_a_device_that_is_numbered_anew_changes_no_fingerprint(tmp_path, file_system, shift, generation):
+    """The number of XFS, f2fs and others is that of the device, encoded in 32 bits."""
+    file_system.number, file_system.generation = 0x803 << shift, generation
+    before = nodedir.fingerprint(tmp_path)
+    file_system.number = 0xFFF10300 << shift
+
+    assert nodedir.fingerprint(tmp_path) == before
+
+
+def test_without_a_number_of_the_file_system_the_generation_tells_a_copy(tmp_path, file_system):
+    """A fresh file system gives the same inodes in the same order."""
+    original = nodedir.fingerprint(tmp_path)
+    file_system.generation = 0x0D17E630
+
+    assert not nodedir.same_directory(original, nodedir.fingerprint(tmp_path))
+
+
+def test_a_file_system_with_a_number_of_its_own_is_told_by_it(tmp_path, file_system):
+    file_system.number = EXT4
+    original = nodedir.fingerprint(tmp_path)
+    assert original == f"{EXT4:x}-{tmp_path.stat().st_ino:x}", "as earlier versions wrote it"
+    file_system.number = EXT4 + 1
+
+    assert not nodedir.same_directory(original, nodedir.fingerprint(tmp_path))
+
+
+def test_a_directory_that_is_gone_has_no_fingerprint_on_any_file_system(tmp_path, file_system):
+    with pytest.raises(FileNotFoundError):
+        nodedir.fingerprint(tmp_path / "nowhere")
+
+
+@pytest.mark.parametrize(
+    ("before", "now", "same"),
+    [
+        ("fd00-83", "fd00-83", True),
+        ("fd00-83", "g2361024c-83", True),  # Kept by an earlier version, on XFS.
+        ("fd00-83", "fd03-83", True),
+        ("80300000000-83", "g2361024c-83", True),  # The same on a big-endian machine.
+        ("0-83", "g2361024c-83", True),
+        ("0-83", "7a0c29660a44a9db-83", True),  # A later kernel gives a number of the file system's own.
+        ("g2361024c-83", "7a0c29660a44a9db-83", True),
+        ("g2361024c-83", "0-83", True),
+        ("fd00-83", "g2361024c-84", False),
+        ("0-83", "0-84", False),
+        ("g2361024c-83", "gd17e630-83", False),
+        ("7a0c29660a44a9db-83", "7a0c29660a44a9dc-83", False),
+        ("7a0c29660a44a9db-83", "g2361024c-83", False),
+        ("7a0c29660a44a9db-83", "0-83", False),
+        ("", "0-83", False),
+        ("7a0c29660a44a9db-83", "", False),
+        ("damaged", "0-83", False),
+        ("da-maged-83", "0-83", False),
+    ],
+)
+def test_what_is_known_of_two_directories_is_compared_and_nothing_else(before, now, same):
+    assert nodedir.same_directory(before, now) is same
 
 
 def test_what_is_put_aside_keeps_its_files_and_says_why(tmp_path: Path):
