@@ -179,6 +179,9 @@ class Proxy:
 
     async def _accept(self, listener: socket.socket) -> None:
         while True:
+            # As long as somebody waits, sock_accept returns without a pause: a flood would be taken in one turn of the
+            # loop, and nobody be served meanwhile.
+            await asyncio.sleep(0)
             try:
                 connection, (ip, *_) = await self._loop.sock_accept(listener)
             except OSError as error:
@@ -191,7 +194,10 @@ class Proxy:
                 self._tell(ip, "full", f"more than {_MAX_CONNECTIONS} connections; one more was refused")
                 continue
             if len(self._strangers) >= _MAX_STRANGERS:
-                next(iter(self._strangers)).cancel()
+                longest = next(iter(self._strangers))
+                # It ends a few turns from now, and by then it is the turn of the next ones.
+                del self._strangers[longest]
+                longest.cancel()
             stream = Stream(connection)
             task = self._own(self._serve_guarded(stream, ip), stream.close)
             self._strangers[task] = None

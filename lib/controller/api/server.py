@@ -127,6 +127,9 @@ class Server:
     async def _accept(self, listener: socket.socket, group: asyncio.TaskGroup) -> None:
         loop = asyncio.get_running_loop()
         while True:
+            # As long as somebody waits, sock_accept returns without a pause: a flood would be taken in one turn of the
+            # loop, and nobody be served meanwhile.
+            await asyncio.sleep(0)
             try:
                 accepted, peer = await loop.sock_accept(listener)
             except OSError as error:

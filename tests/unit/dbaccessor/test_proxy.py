@@ -736,6 +736,59 @@ def test_a_crowd_that_says_nothing_keeps_no_controller_out(pair):
         far.close()
 
 
+def flood(controller: Controller, stack: contextlib.ExitStack, count: int) -> list[int]:
+    """Connect so often before the proxy can accept any. Return how many it serves, turn by turn, until all are taken
+    or nothing changes for long."""
+    served: list[int] = []
+    done = threading.Event()
+    own = controller.proxy
+
+    async def look() -> None:
+        while own._serving and served.count(len(own._serving)) < 500:
+            served.append(len(own._serving))
+            await asyncio.sleep(0)
+        done.set()
+
+    def connect_all() -> None:
+        """On the proxy's own thread, so nothing else happens there meanwhile."""
+        for _ in range(count):
+            stack.enter_context(raw(controller))
+        own._loop.call_soon(begin)
+
+    def begin() -> None:
+        if not own._serving:
+            own._loop.call_soon(begin)
+            return
+        looking.append(own._loop.create_task(look()))
+
+    looking: list[asyncio.Task[None]] = []
+    own._loop.call_soon_threadsafe(connect_all)
+    assert done.wait(10)
+    return served
+
+
+def test_a_flood_is_taken_one_a_turn_and_others_have_their_turns_too(pair, monkeypatch):
+    monkeypatch.setattr(proxy, "_MAX_STRANGERS", 1000)
+    monkeypatch.setattr(proxy, "_PREAMBLE_SECONDS", 30)
+    _, one = pair
+    with contextlib.ExitStack() as stack:
+        served = flood(one, stack, 100)
+
+    assert max(served) == 100
+    assert len(set(served)) > 50, "others looked while it was taken"
+
+
+def test_of_a_flood_of_strangers_each_that_is_over_the_limit_costs_another_its_place(pair, monkeypatch):
+    monkeypatch.setattr(proxy, "_MAX_STRANGERS", 4)
+    monkeypatch.setattr(proxy, "_PREAMBLE_SECONDS", 30)
+    _, one = pair
+    with contextlib.ExitStack() as stack:
+        served = flood(one, stack, 100)
+
+    assert served[-1] == 4
+    assert max(served) < 20, "those that had to go went before all were taken"
+
+
 def test_more_connections_than_the_limit_are_refused_at_once(pair, monkeypatch, caplog):
     monkeypatch.setattr(proxy, "_MAX_CONNECTIONS", 1)
     zero, one = pair
