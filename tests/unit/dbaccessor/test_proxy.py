@@ -801,6 +801,57 @@ def test_more_connections_than_the_limit_are_refused_at_once(pair, monkeypatch, 
     far.close()
 
 
+@pytest.mark.parametrize("tls", [True, False])
+def test_a_crowd_of_clients_keeps_no_raft_out(start, monkeypatch, caplog, tls):
+    assert proxy._MAX_CLIENTS + proxy._MAX_STRANGERS < proxy._MAX_CONNECTIONS
+    monkeypatch.setattr(proxy, "_MAX_CONNECTIONS", 12)
+    monkeypatch.setattr(proxy, "_MAX_CLIENTS", 3)
+    zero, one = start("0", tls=tls), start("1", tls=tls)
+    zero.meet(one)
+    words: list[str] = []
+    one.proxy.on_refused = words.append
+
+    async def crowd() -> None:
+        writers = [(await zero.dialer.open_client(one.name))[1] for _ in range(2)]
+        writers.append((await zero.dialer.open_terms(one.name))[1])
+        for open_one in (zero.dialer.open_client, zero.dialer.open_terms) * 3:
+            with pytest.raises(RefusedByPeer, match="this node has 3 clients, and takes no more of them"):
+                await open_one(one.name)
+        assert (await zero.dialer.ask("127.0.0.1")).controller_id == "1"
+        assert (await zero.dialer.membership(one.name, joining(zero), 5)).done
+        os.close(await asyncio.to_thread(zero.dialer.raft_connect, one.name))
+
+        writers[-1].transport.abort()
+        while len(one.proxy._clients) > 2:
+            await asyncio.sleep(0.01)
+        writers.append((await zero.dialer.open_client(one.name))[1])
+        for writer in writers:
+            writer.transport.abort()
+        await asyncio.sleep(0.05)  # What was aborted is closed in a later turn.
+
+    asyncio.run(asyncio.wait_for(crowd(), 20))
+
+    assert words == ["crowded"] * 6
+    told(caplog, "refused controller 0 (client): this node has 3 clients")
+
+
+def test_those_that_are_refused_make_room_like_strangers(pair, monkeypatch):
+    """They read nothing and close nothing, so that each farewell lasts as long as it may."""
+    monkeypatch.setattr(proxy, "_MAX_CLIENTS", 0)
+    monkeypatch.setattr(proxy, "_MAX_STRANGERS", 4)
+    zero, one = pair
+
+    assert zero.dialer.keyring is not None
+    hello = preamble.encode(zero.dialer.caller.hello("client", target=one.name))
+    with contextlib.ExitStack() as stack:
+        for _ in range(20):
+            context = zero.dialer.keyring.current().client
+            stream = stack.enter_context(context.wrap_socket(stack.enter_context(raw(one))))
+            stream.sendall(hello)
+            assert not preamble.decode_answer(_frame(stream)).accepted
+        assert len(one.proxy._serving) <= 8
+
+
 def test_what_waits_for_a_slow_peer_is_bounded_and_others_are_served_meanwhile(pair):
     """A peer that reads nothing: the node that answers it is held up, and nobody else is."""
     zero, one = pair
