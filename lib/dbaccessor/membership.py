@@ -34,6 +34,8 @@ _FRESH_SECONDS = 5.0
 _OUTDATED_SECONDS = 5.0
 # A joiner asks again and again; with none for so long the matter is over.
 _ASKED_SECONDS = 20.0
+# Rows that could not be read or deleted are looked at again after this; nobody waits for it meanwhile.
+_ROWS_PAUSE_SECONDS = 5.0
 
 
 @dataclass(frozen=True)
@@ -78,6 +80,9 @@ class Membership:
         self._added: dict[int, float] = {}
         self._outdated: _Outdated | None = None
         self._passed_on_at = float("-inf")
+        # For which generation and members no row is left of those that departed; None: not known.
+        self._rows_in_order: tuple[int, frozenset[str]] | None = None
+        self._rows_failed_at = float("-inf")
 
     async def handle(self, request: MembershipRequest) -> Outcome:
         """Carry out one request. Never raises for what the cluster does; the reason is in the outcome."""
@@ -102,14 +107,14 @@ class Membership:
 
     async def look(self) -> None:
         """One round of the leader's duties: remove one departed member, let a better informed one lead, notice stuck
-        roles."""
+        roles, delete the rows that departed members left behind."""
         now = self._leading()
         if now is None:
-            self._off_target_since = self._outdated = None
+            self._off_target_since = self._outdated = self._rows_in_order = None
             return
         if self._lock.locked():
             return
-        if self._is_in_order(now):
+        if self._is_in_order(now) and not self._rows_are_due(now):
             self._off_target_since = None
             return
         async with self._lock:
@@ -121,6 +126,8 @@ class Membership:
                 if await self._pass_on(now, connection, members):
                     return
                 await self._watch_roles(now, connection, members)
+                if self._rows_are_due(now):
+                    await self._delete_departed_rows(now, members)
             finally:
                 connection.close()
 
@@ -129,6 +136,12 @@ class Membership:
         departed = any(controller_of(m.name) in now.conf.departed for m in now.members)
         off_target = cluster.off_target(now.members, self._alive(now))
         return not departed and self._outdated is None and off_target is None
+
+    def _rows_are_due(self, now: Leading) -> bool:
+        """Whether a row of a departed member may be there: once for each leadership, generation and set of members."""
+        if not now.conf.departed or self._rows_in_order == _rows_of(now.conf, now.members):
+            return False
+        return asyncio.get_running_loop().time() - self._rows_failed_at >= _ROWS_PAUSE_SECONDS
 
     async def _carry_out(self, request: MembershipRequest, settled_by: float) -> Outcome:
         now = self._leading()
@@ -190,6 +203,9 @@ class Membership:
             return Outcome(False, "the leader hands leadership over first, then asks the next one")
         member = next((m for m in members if m.dqlite_id == request.dqlite_id), None)
         if member is None:
+            # It was removed, and perhaps it asks again because whoever did that came no further.
+            if all(m.name != request.name for m in members):
+                await self._delete_row(request.name)
             return Outcome(True, "is no member")
         problem = await self._removal_problem(now, members, member)
         if problem is not None:
@@ -254,11 +270,34 @@ class Membership:
 
     async def _remove(self, connection: Connection, member: Member) -> None:
         await connection.remove(member.dqlite_id)
+        await self._delete_row(member.name)
+
+    async def _delete_row(self, name: str) -> None:
+        """Delete the row of a node that is no member. Raft's configuration is what counts: a failure is only told."""
         try:
-            await registry.delete(self._database, member.name)
+            await registry.delete(self._database, name)
         except errors.DbAccessorError as error:
-            # The row is for people and for generations; raft's configuration is what counts.
-            log.warning("the row of removed member %s stays: %s", member.name, error)
+            log.warning("the row of removed member %s stays until it has departed: %s", name, error)
+
+    async def _delete_departed_rows(self, now: Leading, members: tuple[Member, ...]) -> None:
+        """Delete the rows of those that departed and are no members any more.
+
+        Whoever removed them may have died between the two steps. Such a row would keep every patch that needs a newer
+        version waiting, and the controller's addresses in both lists. Departed ids never come back.
+        """
+        names = {m.name for m in members}
+        try:
+            async with asyncio.timeout(_CHANGE_SECONDS):
+                nodes, _ = await registry.rows(self._database)
+                for node in nodes:
+                    if node.controller_id in now.conf.departed and node.name not in names:
+                        await registry.delete(self._database, node.name)
+                        log.info("deleted the row that departed member %s left behind", node.name)
+        except (errors.DbAccessorError, TimeoutError) as error:
+            self._rows_failed_at = asyncio.get_running_loop().time()
+            log.info("rows of departed members may be left: %s", str(error) or "no answer in time")
+            return
+        self._rows_in_order = _rows_of(now.conf, members)
 
     async def _settle(self, connection: Connection, until: float) -> None:
         """Wait until the roles of those that answer are what Dqlite aims at; give up after `settle_seconds`, or at
@@ -306,6 +345,11 @@ class Membership:
             heir = min(others, key=lambda m: m.role != Role.STANDBY)
             log.warning("roles off target for %.0f s (%s): making %s a voter", stuck, problem, heir.name)
             await connection.assign(heir.dqlite_id, Role.VOTER)
+
+
+def _rows_of(conf: ControllerConf, members: Iterable[Member]) -> tuple[int, frozenset[str]]:
+    """What decides which rows there should be. A member more or less is somebody's work, perhaps another leader's."""
+    return conf.generation, frozenset(m.name for m in members)
 
 
 def _living_voters(now: Leading, members: Iterable[Member]) -> list[Member]:

@@ -39,6 +39,8 @@ _QUESTION_SECONDS = 15.0
 _PROBE_SECONDS = 0.2
 # Every member holds a few connections to every other; a flood beyond this is refused, not queued.
 _MAX_CONNECTIONS = 512
+# Of those, clients and whoever asks for terms: however many of them come, raft, identity and membership have the rest.
+_MAX_CLIENTS = 384
 # Those that have not said yet who they are. One more, and the one that takes longest has to go: it is no controller.
 _MAX_STRANGERS = 64
 # One sentence about one caller is logged once in this time.
@@ -78,6 +80,8 @@ class Proxy:
         # Every connection has a task, and this is their owner. The strangers among them, longest waiting first.
         self._serving: set[asyncio.Task[None]] = set()
         self._strangers: dict[asyncio.Task[None], None] = {}
+        # Those that were let in as clients or for terms.
+        self._clients: set[asyncio.Task[None]] = set()
         self._admitted = Admitted(lambda: self._current_facts(), lambda: self.departed, self._tell)
         self._watching: asyncio.Task[None] | None = None
         self._local: localnode.LocalNode | None = None
@@ -179,6 +183,9 @@ class Proxy:
 
     async def _accept(self, listener: socket.socket) -> None:
         while True:
+            # As long as somebody waits, sock_accept returns without a pause: a flood would be taken in one turn of the
+            # loop, and nobody be served meanwhile.
+            await asyncio.sleep(0)
             try:
                 connection, (ip, *_) = await self._loop.sock_accept(listener)
             except OSError as error:
@@ -191,7 +198,10 @@ class Proxy:
                 self._tell(ip, "full", f"more than {_MAX_CONNECTIONS} connections; one more was refused")
                 continue
             if len(self._strangers) >= _MAX_STRANGERS:
-                next(iter(self._strangers)).cancel()
+                longest = next(iter(self._strangers))
+                # It ends a few turns from now, and by then it is the turn of the next ones.
+                del self._strangers[longest]
+                longest.cancel()
             stream = Stream(connection)
             task = self._own(self._serve_guarded(stream, ip), stream.close)
             self._strangers[task] = None
@@ -229,6 +239,8 @@ class Proxy:
         while True:
             accepted, dqlite_id = await self._answer(stream, ip, peer, hello)
             if not accepted:
+                # A farewell may take a second. Where many are refused, they must not take everybody's places with it.
+                self._strangers[_this_task()] = None
                 await stream.bid_farewell()
                 return
             if hello.purpose != "identity":
@@ -289,13 +301,25 @@ class Proxy:
         """Answer this hello. Return whether it was accepted, and which node is meant."""
         own = await self._current_facts()
         reason = preamble.refusal(hello, own, peer, self.departed)
+        crowded = reason is None and hello.purpose in ("client", "terms") and not self._let_in_as_client()
+        if crowded:
+            reason = f"this node has {_MAX_CLIENTS} clients, and takes no more of them"
         if peer is None or preamble.believable(hello, own, peer):
             self._on_hello(hello)
         await stream.write(preamble.encode(msgspec.structs.replace(own, accepted=reason is None, reason=reason or "")))
         if reason is not None:
-            word = preamble.refusal_word(hello, own, peer)
+            word = "crowded" if crowded else preamble.refusal_word(hello, own, peer)
             self._tell(ip, word, f"refused controller {hello.controller_id or '?'} ({hello.purpose}): {reason}")
         return reason is None, own.dqlite_id
+
+    def _let_in_as_client(self) -> bool:
+        """Take one of the clients' places for this task; return whether there was one."""
+        if len(self._clients) >= _MAX_CLIENTS:
+            return False
+        task = _this_task()
+        self._clients.add(task)
+        task.add_done_callback(self._clients.discard)
+        return True
 
     def _tell(self, ip: str, word: str, sentence: str) -> None:
         """Count this, and log it once a minute; a caller that tries again and again must not fill the disk."""

@@ -60,6 +60,7 @@ class FakeAgents:
 
     def __init__(self) -> None:
         self.kept: dict[str, str] = {}
+        self.places: dict[str, str] = {}
 
     def give(self, tag: str, secret: str) -> None:
         self.kept[tag] = passwords.hashed_secret(secret)
@@ -71,6 +72,7 @@ class FakeAgents:
         if await self.secret_hash(model_uuid, tag) is None:
             return False
         self.kept[tag] = hash
+        self.places[tag] = place
         return True
 
 

@@ -1,8 +1,8 @@
 """How often somebody may fail to log in. Pure: the caller says what time it is.
 
 Each failure takes one token of a bucket; an empty bucket means wait. There are two for each identity: a small one for
-each address the failures come from, and a large one for all addresses together. So one who guesses from one place is
-slowed down without keeping the real one out, and many who guess are slowed down as well.
+each place the failures come from (limits.place_of), and a large one for all places together. So one who guesses from
+one place is slowed down without keeping the real one out, and many who guess are slowed down as well.
 """
 
 from __future__ import annotations

@@ -1,17 +1,24 @@
-"""What one peer, and all of them together, may cost the server: one table, its relations checked when it is made."""
+"""What one peer, and all of them together, may cost the server: one table, its relations checked when it is made.
+
+A limit for one place is one for all addresses that a single machine can take at will: see `place_of`. Pure.
+"""
 
 from __future__ import annotations
 
+import ipaddress
 from dataclasses import dataclass
 
-from controller.api import messages
+from controller.api import messages, scopes
+
+# A network of this length is the least that anybody gets, and every address in it is the owner's to choose.
+_IPV6_PREFIX = 64
 
 
 @dataclass(frozen=True)
 class Limits:
     """The server's limits. What is over a limit is refused at once; nothing queues without an end.
 
-    `connections` in all; `strangers` of them not logged in, and `strangers_from_one_place` of those from one address;
+    `connections` in all; `strangers` of them not logged in, and `strangers_from_one_place` of those from one place;
     `requests` and `watchers` of one connection at a time.
     """
 
@@ -32,3 +39,15 @@ class Limits:
         assert self.handshake_seconds < self.login_seconds
         assert self.requests > self.watchers, "each watcher may have a Next under way, and something else must be left"
         assert self.strangers_from_one_place <= self.strangers <= self.connections
+
+
+def place_of(address: str) -> str:
+    """Return the place that limits are counted for: an IPv4 address, also where it came mapped, or the /64 of an IPv6
+    address. What is none is returned as it is.
+    """
+    ip = scopes.parse(address)
+    if ip is None:
+        return address
+    if isinstance(ip, ipaddress.IPv6Address):
+        return str(ipaddress.IPv6Network((ip, _IPV6_PREFIX), strict=False))
+    return str(ip)

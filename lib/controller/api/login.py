@@ -17,6 +17,7 @@ from controller.api import messages, passwords
 from controller.api.attempts import Attempts
 from controller.api.domain import Domain
 from controller.api.facade import Facades, Identity
+from controller.api.limits import place_of
 from controller.api.messages import LoginParams, LoginResult, RegisterParams, RPCError, UserInfo
 from dbaccessor import errors
 
@@ -46,9 +47,9 @@ class Logins:
         self._waiting: Counter[str] = Counter()
         self._comparing: dict[tuple[str, str | None], asyncio.Future[bool]] = {}
 
-    async def login(self, asked: LoginParams, place: str, model_uuid: str) -> tuple[Identity, LoginResult]:
+    async def login(self, asked: LoginParams, address: str, model_uuid: str) -> tuple[Identity, LoginResult]:
         """Return who this is and what to answer. Raises RPCError: Denied, or what else keeps it from being let in."""
-        identity = await self.authenticate(asked.auth_tag or "", asked.credentials or "", place, model_uuid)
+        identity = await self.authenticate(asked.auth_tag or "", asked.credentials or "", address, model_uuid)
         about = self._domain.about
         own = about.epoch()
         if asked.epoch is not None and asked.epoch.number > own.number:
@@ -83,12 +84,13 @@ class Logins:
         )
         return identity, result
 
-    async def authenticate(self, tag: str, secret: str, place: str, model_uuid: str = "") -> Identity:
-        """Return whom `tag` and `secret` name; agents are known in their model alone.
+    async def authenticate(self, tag: str, secret: str, address: str, model_uuid: str = "") -> Identity:
+        """Return whom `tag` and `secret` name; agents are known in their model alone. `address` is the caller's.
 
         Raises Denied, and whatever the database says no with.
         """
         loop = asyncio.get_running_loop()
+        place = place_of(address)
         self._require_turn(tag, place, loop.time())
         if (user := _USER.fullmatch(tag)) is not None:
             identity = await self._user(user[1], tag, secret, place)
@@ -101,15 +103,15 @@ class Logins:
             identity = None
         if identity is None:
             self.attempts.failed(tag, place, loop.time())
-            log.info("a login as %s from %s was denied", _shown(tag) or "nobody", place)
+            log.info("a login as %s from %s was denied", _shown(tag) or "nobody", address)
             raise Denied("invalid entity name or password", messages.UNAUTHORIZED)
         self.attempts.succeeded(tag, place)
         return identity
 
-    async def register(self, asked: RegisterParams, place: str) -> None:
+    async def register(self, asked: RegisterParams, address: str) -> None:
         """Set the password of whoever has the one-time secret. Raises Denied, and RPCError for a bad password."""
         loop = asyncio.get_running_loop()
-        tag = f"user-{asked.user}"
+        tag, place = f"user-{asked.user}", place_of(address)
         self._require_turn(tag, place, loop.time())
         try:
             passwords.check(asked.password)
@@ -119,12 +121,12 @@ class Logins:
             kept = await asyncio.to_thread(passwords.hashed, asked.password)
         if not await self._domain.users.register(asked.user, passwords.hashed_secret(asked.secret), kept):
             self.attempts.failed(tag, place, loop.time())
-            log.info("a registration as %s from %s was denied", _shown(tag), place)
+            log.info("a registration as %s from %s was denied", _shown(tag), address)
             raise Denied(
                 "this registration is not open: it was used, has expired, or another was made after it",
                 messages.UNAUTHORIZED,
             )
-        log.info("%s has registered, from %s", tag, place)
+        log.info("%s has registered, from %s", tag, address)
 
     async def hashed(self, password: str) -> str:
         """Return what is to be kept of a new password. Raises RPCError for one that is not taken."""

@@ -20,7 +20,7 @@ from typing import Any
 
 from controller.api import facades
 from controller.api.domain import Domain
-from controller.api.limits import Limits
+from controller.api.limits import Limits, place_of
 from controller.api.login import Logins
 from controller.api.pages import Pages, Sources
 from controller.api.session import Session
@@ -127,6 +127,9 @@ class Server:
     async def _accept(self, listener: socket.socket, group: asyncio.TaskGroup) -> None:
         loop = asyncio.get_running_loop()
         while True:
+            # As long as somebody waits, sock_accept returns without a pause: a flood would be taken in one turn of the
+            # loop, and nobody be served meanwhile.
+            await asyncio.sleep(0)
             try:
                 accepted, peer = await loop.sock_accept(listener)
             except OSError as error:
@@ -135,7 +138,8 @@ class Server:
                 log.warning("cannot accept a connection: %s", error)
                 await asyncio.sleep(_FULL_SECONDS)
                 continue
-            place = str(peer[0])
+            address = str(peer[0])
+            place = place_of(address)
             if not self._has_room(place):
                 accepted.close()
                 continue
@@ -145,7 +149,7 @@ class Server:
                 accepted.close()
                 continue
             self._strangers[place] += 1
-            task = group.create_task(self._serve(accepted, place, context))
+            task = group.create_task(self._serve(accepted, address, context))
             self._connections.add(task)
             task.add_done_callback(self._connections.discard)
 
@@ -170,17 +174,17 @@ class Server:
         self._unusable = ""
         return context
 
-    async def _serve(self, accepted: socket.socket, place: str, context: ssl.SSLContext) -> None:
+    async def _serve(self, accepted: socket.socket, address: str, context: ssl.SSLContext) -> None:
         """Serve one connection. Raises nothing but cancellation."""
         known = contextlib.ExitStack()
-        known.callback(self._is_known, place)
+        known.callback(self._is_known, place_of(address))
         with known:
             try:
-                await self._converse(accepted, place, context, known.close)
+                await self._converse(accepted, address, context, known.close)
             except Closed as closed:
-                log.debug("%s: %s", place, closed)
+                log.debug("%s: %s", address, closed)
             except Exception:
-                log.exception("a connection from %s", place)
+                log.exception("a connection from %s", address)
 
     def _is_known(self, place: str) -> None:
         self._strangers[place] -= 1
@@ -188,7 +192,7 @@ class Server:
             del self._strangers[place]
 
     async def _converse(
-        self, accepted: socket.socket, place: str, context: ssl.SSLContext, known: Callable[[], None]
+        self, accepted: socket.socket, address: str, context: ssl.SSLContext, known: Callable[[], None]
     ) -> None:
         loop = asyncio.get_running_loop()
         deadline = loop.time() + self._limits.login_seconds
@@ -207,7 +211,7 @@ class Server:
             await stream.close()
             return
         session = Session(stream, model_uuid, self.logins, self._facades, self._limits, known)
-        log.debug("%s: %s", place, await session.run(deadline - loop.time()) or "over")
+        log.debug("%s: %s", address, await session.run(deadline - loop.time()) or "over")
 
     async def _handshake(self, accepted: socket.socket, context: ssl.SSLContext) -> Stream:
         """Return the connection, once it is TLS. Raises Closed."""

@@ -62,6 +62,7 @@ class Stream:
         self._over: str | None = None
         writer.transport.set_write_buffer_limits(high=_WRITE_BUFFER_BYTES)
         peer = writer.get_extra_info("peername")
+        # The whole address: where a machine is. Limits are counted for limits.place_of this.
         self.place = str(peer[0]) if peer else "?"
 
     def trust(self) -> None:

@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 
 from dbaccessor import errors
+from dbaccessor.database import Database
 from loopback import Cluster
 from rows import read, write
 
@@ -141,6 +142,33 @@ def test_one_that_left_without_a_word_is_removed_within_ten_seconds_of_the_file(
     assert took < 10
     assert cluster.epoch(stay[0]) == 1, "by an ordinary removal"
     write(cluster, *stay, value=1)
+
+
+def test_a_row_that_a_departed_member_left_behind_is_deleted_by_whoever_leads(cluster):
+    """As if the leader had died after raft's removal, before it came to the row."""
+    cluster.form(3)
+    node = identity(cluster, 2)
+    status, answer = cluster.request(2, "POST", "/leave", timeout_seconds=40)
+    assert (status, answer["left"]) == (200, True), answer
+    assert cluster.terminate(2) == 0
+    row = (node["controller-id"], str(node["dqlite-id"]), f"controller-2-{node['dqlite-id']}", cluster.address(2), 1)
+
+    async def put_back() -> None:
+        async def insert(tx):
+            await tx.execute("INSERT INTO controller_node VALUES (?, ?, ?, ?, ?, 0, 0)", row)
+
+        with contextlib.closing(Database(cluster.connector(0, 1), "controller")) as where:
+            await where.run(insert)
+
+    def rows() -> list[str]:
+        question = {"sql": "SELECT controller_id FROM controller_node ORDER BY controller_id"}
+        return [i for (i,) in cluster.request(0, "POST", "/sql", document=question)[1]["rows"]]
+
+    asyncio.run(put_back())
+    assert rows() == ["0", "1", "2"], "it has not departed, so it might be joining"
+    cluster.configure([0, 1], departed=["2"])
+
+    cluster.wait(lambda: rows() == ["0", "1"], "its row is gone, and no other")
 
 
 @pytest.mark.parametrize("count", [2, 3])

@@ -346,6 +346,40 @@ def test_failed_logins_are_held_back_by_name_and_place_and_others_are_not(tmp_pa
     serve(tmp_path, play)
 
 
+@pytest.mark.parametrize(("prefix", "held_back"), [("2001:db8::", True), ("2001:db8:0:1::", False)])
+def test_another_address_of_the_same_ipv6_network_buys_no_more_tries(tmp_path: Path, prefix: str, held_back: bool):
+    async def play(served: Served) -> None:
+        logins = served.server.logins
+        for n in range(10):
+            await refused(logins.login(login("machine-0", "wrong"), f"2001:db8::{n}", ""), messages.UNAUTHORIZED)
+        said = messages.TRY_AGAIN if held_back else messages.UNAUTHORIZED
+        await refused(logins.login(login("machine-0", "wrong"), f"{prefix}10", ""), said)
+
+    serve(tmp_path, play)
+
+
+def test_strangers_are_counted_by_ipv6_network_and_an_agent_is_where_its_whole_address_is(tmp_path: Path):
+    async def play() -> None:
+        served = Served(tmp_path, host="::1")
+        try:
+            await served.start()
+        except OSError:
+            pytest.skip("there is no IPv6 here")
+        try:
+            served.fakes.agents.give("machine-0", SECRET)
+            async with await served.connect() as connection:
+                assert dict(served.server._strangers) == {"::/64": 1}
+                await connection.login(login("machine-0", SECRET))
+                await until(lambda: not served.server._strangers, "it is known")
+                change = EntityPasswords((EntityPassword("machine-0", passwords.new_secret()),))
+                await connection.call("Agent", 3, "SetPasswords", change, ErrorResults)
+            assert served.fakes.agents.places == {"machine-0": "::1"}
+        finally:
+            await served.stop()
+
+    asyncio.run(play())
+
+
 def test_many_guesses_at_once_are_no_more_than_so_many_one_after_another(tmp_path: Path):
     async def play(served: Served) -> None:
         served.fakes.users.give("admin", "pw")

@@ -7,6 +7,7 @@ import contextlib
 import json
 import os
 import resource
+import socket
 import ssl
 import struct
 import subprocess
@@ -289,6 +290,24 @@ def test_strangers_take_no_more_than_their_share_and_those_inside_stay(tmp_path:
         assert served.server.report()["refused"]["too-many"] == 1
         for connection in [inside, *more]:
             await connection.close()
+
+    serve(tmp_path, play, limits)
+
+
+def test_a_flood_is_taken_one_a_turn_and_others_have_their_turns_too(tmp_path: Path):
+    limits = Limits(strangers=512, strangers_from_one_place=512)
+
+    async def play(served: Served) -> None:
+        with contextlib.ExitStack() as stack:
+            # Blocking, in the server's own loop: they wait in the backlog until all are there.
+            for _ in range(300):
+                stack.enter_context(socket.create_connection(("127.0.0.1", served.server.port), timeout=5))
+            taken: list[int] = []
+            while served.dialled < 300:
+                await asyncio.sleep(0)
+                taken.append(served.dialled)
+        assert len(set(taken)) > 150, "others looked while it was taken"
+        await until(lambda: served.server.report()["not-logged-in"] == 0, "they are gone")
 
     serve(tmp_path, play, limits)
 

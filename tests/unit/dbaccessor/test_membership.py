@@ -16,6 +16,7 @@ from dbaccessor import errors, membership, registry, timing
 from dbaccessor.conf import ControllerConf
 from dbaccessor.dqlite import cluster
 from dbaccessor.dqlite.connection import Member, Role
+from dbaccessor.identity import controller_of
 from dbaccessor.membership import Leading, Membership, removal_problem
 from dbaccessor.preamble import MembershipRequest
 
@@ -115,7 +116,11 @@ def rows(monkeypatch: pytest.MonkeyPatch) -> set[str]:
     async def delete(_: object, name: str) -> None:
         there.discard(name)
 
+    async def read(_: object) -> tuple[tuple[registry.NodeRow, ...], tuple[()]]:
+        return tuple(registry.NodeRow(controller_of(name), name, "", 5) for name in sorted(there)), ()
+
     monkeypatch.setattr(registry, "record_joining", record)
+    monkeypatch.setattr(registry, "rows", read)
     monkeypatch.setattr(registry, "delete", delete)
     return there
 
@@ -414,21 +419,144 @@ def test_a_leader_looks_closer_only_where_something_is_to_be_done():
         assert (leader.connected, leader.told) == (1, ["remove 102"])
 
         await made.look()
-        assert leader.connected == 1, "two voters are what two members should have"
+        assert leader.connected == 2, "whoever removes one looks at the rows afterwards"
+        await made.look()
+        assert leader.connected == 2, "two voters are what two members should have"
+
+        leader.conf = CONF
         leader.alive -= {101}
         leader.members.append(named(3, Role.SPARE))
         leader.alive.add(103)
         await made.look()
-        assert leader.connected == 1, "no quorum, so nothing can be mended"
+        assert leader.connected == 2, "no quorum, so nothing can be mended"
         leader.alive.add(101)
         await made.look()
-        assert leader.connected == 2, "a third one should be a voter"
+        assert leader.connected == 3, "a third one should be a voter"
 
         leader.members[-1] = named(3)
         await made.look()
-        assert leader.connected == 2
+        assert leader.connected == 3
         made._unwelcome(leader.conf, msgspec.structs.replace(request("join", 7), generation=9))
         await made.look()
-        assert leader.connected == 3, "one was kept out that a newer configuration names"
+        assert leader.connected == 4, "one was kept out that a newer configuration names"
 
     play(leader, work)
+
+
+def failing(monkeypatch: pytest.MonkeyPatch, name: str, times: int) -> list[errors.NotReady]:
+    """Let a function of the registry fail so often before it works."""
+    works = getattr(registry, name)
+    refusals = [errors.NotReady("no leader") for _ in range(times)]
+
+    async def fails(*arguments: Any) -> Any:
+        if refusals:
+            raise refusals.pop()
+        return await works(*arguments)
+
+    monkeypatch.setattr(registry, name, fails)
+    return refusals
+
+
+def test_a_row_that_was_not_deleted_with_its_member_goes_when_that_asks_again(
+    rows: set[str], monkeypatch: pytest.MonkeyPatch
+):
+    leader = Leader([named(0), named(1), named(2)])
+    rows |= {m.name for m in leader.members}
+    failing(monkeypatch, "delete", 1)
+
+    async def work(made: Membership) -> None:
+        assert (await made.handle(request("leave", 2))).done
+        assert "controller-2-102" in rows
+        assert (await made.handle(request("leave", 2))).reason == "is no member"
+
+    play(leader, work)
+
+    assert rows == {"controller-0-100", "controller-1-101"}
+
+
+def test_one_that_is_no_member_cannot_have_the_row_of_a_member_deleted(rows: set[str]):
+    leader = Leader([named(0), named(1)])
+    rows |= {m.name for m in leader.members}
+    asks = msgspec.structs.replace(request("leave", 2), name="controller-1-101")
+
+    assert play(leader, lambda made: made.handle(asks)).done
+
+    assert rows == {"controller-0-100", "controller-1-101"}
+
+
+@pytest.mark.parametrize("removed_by", ["this leader", "another one"])
+def test_rows_that_departed_members_left_behind_are_deleted_and_no_other(
+    rows: set[str], monkeypatch: pytest.MonkeyPatch, removed_by: str
+):
+    leader = Leader([named(0), named(1), named(2), named(3)], alive={0, 1, 3})
+    # Controller 4 is no member either, and has not departed: it may be joining.
+    rows |= {m.name for m in leader.members} | {"controller-4-104"}
+    leader.conf = msgspec.structs.replace(CONF, departed=("2",))
+    if removed_by == "this leader":
+        failing(monkeypatch, "delete", 1)
+    else:
+        leader.members.pop(2)
+
+    async def work(made: Membership) -> None:
+        for _ in range(2):
+            await made.look()
+
+    play(leader, work)
+
+    assert rows == {"controller-0-100", "controller-1-101", "controller-3-103", "controller-4-104"}
+
+
+def test_the_row_of_a_departed_member_stays_as_long_as_it_is_one(rows: set[str]):
+    """Two voters would be left of which one answers, so it cannot be removed."""
+    leader = Leader([named(0), named(1), named(2)], alive={0, 2})
+    rows |= {m.name for m in leader.members}
+    leader.conf = msgspec.structs.replace(CONF, departed=("2",))
+
+    async def work(made: Membership) -> None:
+        for _ in range(3):
+            await made.look()
+
+    play(leader, work)
+
+    assert leader.told == []
+    assert rows == {m.name for m in leader.members}
+
+
+def test_rows_are_read_once_for_each_leadership_generation_and_change_and_again_while_that_fails(
+    monkeypatch: pytest.MonkeyPatch,
+):
+    leader = Leader([named(0), named(1)])
+    leader.conf = msgspec.structs.replace(CONF, departed=("2",))
+    read = 0
+    works = registry.rows
+
+    async def counted(database: Any) -> Any:
+        nonlocal read
+        read += 1
+        return await works(database)
+
+    async def work(made: Membership) -> list[int]:
+        async def looks() -> int:
+            before = read
+            for _ in range(5):
+                await made.look()
+            return read - before
+
+        counts = [await looks()]
+        leader.conf = msgspec.structs.replace(leader.conf, generation=6)
+        counts.append(await looks())
+        leader.leads = False
+        counts.append(await looks())
+        leader.leads = True
+        refusals[:] = [errors.NotReady("no leader")] * 2
+        counts.append(await looks())
+        monkeypatch.setattr(membership, "_ROWS_PAUSE_SECONDS", 0.0)
+        counts.append(await looks())
+        return counts
+
+    refusals = failing(monkeypatch, "rows", 0)
+    works = registry.rows
+    monkeypatch.setattr(registry, "rows", counted)
+
+    # Of the failing ones: at first there is a pause, and without it one more fails before one succeeds.
+    assert play(leader, work) == [1, 1, 0, 1, 2]

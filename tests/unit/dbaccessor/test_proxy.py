@@ -736,6 +736,59 @@ def test_a_crowd_that_says_nothing_keeps_no_controller_out(pair):
         far.close()
 
 
+def flood(controller: Controller, stack: contextlib.ExitStack, count: int) -> list[int]:
+    """Connect so often before the proxy can accept any. Return how many it serves, turn by turn, until all are taken
+    or nothing changes for long."""
+    served: list[int] = []
+    done = threading.Event()
+    own = controller.proxy
+
+    async def look() -> None:
+        while own._serving and served.count(len(own._serving)) < 500:
+            served.append(len(own._serving))
+            await asyncio.sleep(0)
+        done.set()
+
+    def connect_all() -> None:
+        """On the proxy's own thread, so nothing else happens there meanwhile."""
+        for _ in range(count):
+            stack.enter_context(raw(controller))
+        own._loop.call_soon(begin)
+
+    def begin() -> None:
+        if not own._serving:
+            own._loop.call_soon(begin)
+            return
+        looking.append(own._loop.create_task(look()))
+
+    looking: list[asyncio.Task[None]] = []
+    own._loop.call_soon_threadsafe(connect_all)
+    assert done.wait(10)
+    return served
+
+
+def test_a_flood_is_taken_one_a_turn_and_others_have_their_turns_too(pair, monkeypatch):
+    monkeypatch.setattr(proxy, "_MAX_STRANGERS", 1000)
+    monkeypatch.setattr(proxy, "_PREAMBLE_SECONDS", 30)
+    _, one = pair
+    with contextlib.ExitStack() as stack:
+        served = flood(one, stack, 100)
+
+    assert max(served) == 100
+    assert len(set(served)) > 50, "others looked while it was taken"
+
+
+def test_of_a_flood_of_strangers_each_that_is_over_the_limit_costs_another_its_place(pair, monkeypatch):
+    monkeypatch.setattr(proxy, "_MAX_STRANGERS", 4)
+    monkeypatch.setattr(proxy, "_PREAMBLE_SECONDS", 30)
+    _, one = pair
+    with contextlib.ExitStack() as stack:
+        served = flood(one, stack, 100)
+
+    assert served[-1] == 4
+    assert max(served) < 20, "those that had to go went before all were taken"
+
+
 def test_more_connections_than_the_limit_are_refused_at_once(pair, monkeypatch, caplog):
     monkeypatch.setattr(proxy, "_MAX_CONNECTIONS", 1)
     zero, one = pair
@@ -746,6 +799,57 @@ def test_more_connections_than_the_limit_are_refused_at_once(pair, monkeypatch, 
     told(caplog, "more than 1 connections; one more was refused")
     near.close()
     far.close()
+
+
+@pytest.mark.parametrize("tls", [True, False])
+def test_a_crowd_of_clients_keeps_no_raft_out(start, monkeypatch, caplog, tls):
+    assert proxy._MAX_CLIENTS + proxy._MAX_STRANGERS < proxy._MAX_CONNECTIONS
+    monkeypatch.setattr(proxy, "_MAX_CONNECTIONS", 12)
+    monkeypatch.setattr(proxy, "_MAX_CLIENTS", 3)
+    zero, one = start("0", tls=tls), start("1", tls=tls)
+    zero.meet(one)
+    words: list[str] = []
+    one.proxy.on_refused = words.append
+
+    async def crowd() -> None:
+        writers = [(await zero.dialer.open_client(one.name))[1] for _ in range(2)]
+        writers.append((await zero.dialer.open_terms(one.name))[1])
+        for open_one in (zero.dialer.open_client, zero.dialer.open_terms) * 3:
+            with pytest.raises(RefusedByPeer, match="this node has 3 clients, and takes no more of them"):
+                await open_one(one.name)
+        assert (await zero.dialer.ask("127.0.0.1")).controller_id == "1"
+        assert (await zero.dialer.membership(one.name, joining(zero), 5)).done
+        os.close(await asyncio.to_thread(zero.dialer.raft_connect, one.name))
+
+        writers[-1].transport.abort()
+        while len(one.proxy._clients) > 2:
+            await asyncio.sleep(0.01)
+        writers.append((await zero.dialer.open_client(one.name))[1])
+        for writer in writers:
+            writer.transport.abort()
+        await asyncio.sleep(0.05)  # What was aborted is closed in a later turn.
+
+    asyncio.run(asyncio.wait_for(crowd(), 20))
+
+    assert words == ["crowded"] * 6
+    told(caplog, "refused controller 0 (client): this node has 3 clients")
+
+
+def test_those_that_are_refused_make_room_like_strangers(pair, monkeypatch):
+    """They read nothing and close nothing, so that each farewell lasts as long as it may."""
+    monkeypatch.setattr(proxy, "_MAX_CLIENTS", 0)
+    monkeypatch.setattr(proxy, "_MAX_STRANGERS", 4)
+    zero, one = pair
+
+    assert zero.dialer.keyring is not None
+    hello = preamble.encode(zero.dialer.caller.hello("client", target=one.name))
+    with contextlib.ExitStack() as stack:
+        for _ in range(20):
+            context = zero.dialer.keyring.current().client
+            stream = stack.enter_context(context.wrap_socket(stack.enter_context(raw(one))))
+            stream.sendall(hello)
+            assert not preamble.decode_answer(_frame(stream)).accepted
+        assert len(one.proxy._serving) <= 8
 
 
 def test_what_waits_for_a_slow_peer_is_bounded_and_others_are_served_meanwhile(pair):
