@@ -22,7 +22,7 @@ _MANIFEST = "manifest.json"
 _CHECKSUM = "manifest.json.sha256"
 _FOLDER = "databases/"
 _SUFFIX = ".sqlite"
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
+_NAME = re.compile(r"(?!.*-(?:journal|shm|wal)$)[A-Za-z0-9][A-Za-z0-9._-]{0,127}", re.IGNORECASE)  # As Connection's.
 _MOST_MANIFEST_BYTES = 16 << 20
 _CHUNK = 1 << 20
 

@@ -24,7 +24,8 @@ log = logging.getLogger(__name__)
 
 CONTROLLER: Final = "controller"
 
-_NAME: Final = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}")
+# "X-wal" and "X-journal" would be the database X: Dqlite's file system finds it under all three names.
+_NAME: Final = re.compile(r"(?!.*-(?:journal|shm|wal)$)[a-z0-9][a-z0-9._-]{0,62}")
 _FENCE: Final = "schema_incarnation"
 
 _T = TypeVar("_T")
@@ -144,7 +145,8 @@ def check_name(name: str) -> None:
         raise errors.Refused("the controller's own database is neither created nor deleted")
     if not _NAME.fullmatch(name):
         raise errors.Refused(
-            f"{name!r} is no name for a database: up to 63 of a-z, 0-9, '.', '_' and '-', a letter or digit first"
+            f"{name!r} is no name for a database: up to 63 of a-z, 0-9, '.', '_' and '-', a letter or digit first, and"
+            " no -journal, -shm or -wal at the end"
         )
 
 

@@ -62,7 +62,7 @@ class Pool:
         self._waiting = 0
         self._idle: list[tuple[Connection, float]] = []  # Each with since when; the longest idle first.
         self._ageing: asyncio.TimerHandle | None = None
-        self._suspicions: set[asyncio.Task[None]] = set()
+        self._suspicions: dict[Connection, asyncio.Task[None]] = {}
         self.closed = False
         self.measured = dbmetrics.unread()
 
@@ -132,7 +132,7 @@ class Pool:
             self._ageing.cancel()
         while self._idle:
             self._idle.pop()[0].close()
-        for task in self._suspicions:
+        for task in self._suspicions.values():
             task.cancel()
 
     def _close_old(self) -> None:
@@ -144,9 +144,11 @@ class Pool:
             self._ageing = loop.call_at(due, self._close_old)
 
     def _suspect(self, connection: Connection) -> None:
-        task = asyncio.get_running_loop().create_task(self._end_if_deposed(connection))
-        self._suspicions.add(task)
-        task.add_done_callback(self._suspicions.discard)
+        # One for each connection: where each answer is slow, on a slow disk, it may never be seen without a question.
+        if connection not in self._suspicions:
+            task = asyncio.get_running_loop().create_task(self._end_if_deposed(connection))
+            self._suspicions[connection] = task
+            task.add_done_callback(lambda _: self._suspicions.pop(connection))
 
     async def _end_if_deposed(self, connection: Connection) -> None:
         """Close a connection whose node says nothing (frozen, or cut off) once another node leads, and all idle ones

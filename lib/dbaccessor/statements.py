@@ -80,6 +80,9 @@ _PRAGMAS_ALONE = frozenset(
     }
     | {"SCHEMA_VERSION", "USER_VERSION"}
 )
+# Of what SQLite knows, as tables only.
+_LISTS = frozenset({"COLLATION_LIST", "FUNCTION_LIST", "MODULE_LIST", "PRAGMA_LIST"})
+_PRAGMA_TABLE: Final = re.compile("pragma_(.*)", re.IGNORECASE | re.DOTALL)
 # Dqlite reports values of columns declared so in a form of their own, and asserts that they have the one type.
 _DEADLY_TYPES = frozenset({"BOOLEAN", "DATE", "DATETIME", "TIMESTAMP"})
 # Of the names of an answer's columns: they must fit into one page of it, beside its head and a row.
@@ -90,16 +93,17 @@ _AFTER_COLUMNS = frozenset(
 _AFTER_WITH = frozenset({"SELECT", "VALUES", "INSERT", "REPLACE", "UPDATE", "DELETE"})
 
 # The pieces of SQLite's grammar of tokens that matter here. A quote inside quotes is doubled; an unterminated
-# comment ends with the text, an unterminated quote is an error.
+# comment ends with the text, an unterminated quote is an error. Every character beyond ASCII belongs to a name, letter
+# or not, but a byte order mark before a token is space; a vertical tab is space behind another one only.
 _TOKEN: Final = re.compile(
     r"""
-      (?P<space>   [\ \t\r\n\f]+ | --[^\n]* | /\*.*?(?:\*/|\Z) )
+      (?P<space>   [\ \t\r\n\f][\ \t\r\n\f\v]* | \ufeff | --[^\n]* | /\*.*?(?:\*/|\Z) )
     | (?P<quoted>  '(?:[^']|'')*' | "(?:[^"]|"")*" | `(?:[^`]|``)*` | \[[^\]]*\] )
     | (?P<open>    ['"`\[] )
-    | (?P<number>  (?:\d|\.\d)[\w.]* )
-    | (?P<word>    [^\W\d][\w$]* )
-    | (?P<named>   [:@\#$][\w:$]* )
-    | (?P<mark>    \?\d* )
+    | (?P<number>  (?:[0-9]|\.[0-9])[A-Za-z0-9_.$\x80-\U0010ffff]* )
+    | (?P<word>    [A-Za-z_\x80-\U0010ffff][A-Za-z0-9_$\x80-\U0010ffff]* )
+    | (?P<named>   [:@\#$][A-Za-z0-9_:$\x80-\U0010ffff]* )
+    | (?P<mark>    \?[0-9]* )
     | (?P<end>     ; )
     | (?P<other>   . )
     """,
@@ -156,6 +160,8 @@ def _read(sql: str) -> Statement:
     words = [token for token in tokens if token.kind == "word"]
     if not words:
         raise errors.Refused("the statement is empty")
+    if tokens[0].kind != "word":
+        raise errors.Refused(f"a statement begins with a word that says what is done, not with {tokens[0].text}")
     if any(token.text == "RETURNING" for token in words):
         raise errors.Refused(
             "RETURNING is not possible: a node can be killed by it; query in the same transaction instead "
@@ -165,7 +171,10 @@ def _read(sql: str) -> Statement:
     if verb in ("SELECT", "VALUES"):
         _check_names(sql, verb, tokens)
     if verb == "PRAGMA":
-        _check_pragma(words, alone=len(words) == len(tokens))
+        _check_pragma(tokens, alone=len(words) == len(tokens))
+    if verb == "EXPLAIN" and re.match("EXPLAIN (QUERY PLAN )?PRAGMA", " ".join(word.text for word in words[:4])):
+        raise errors.Refused("EXPLAIN PRAGMA is not possible: SQLite carries many of them out while it compiles them")
+    _check_hidden_writes(tokens)
     if verb in ("CREATE", "ALTER"):
         _check_columns(tokens)
     if verb == "CREATE":
@@ -283,10 +292,26 @@ def _check_place(tokens: Sequence[_Token]) -> None:
         raise errors.Refused("temporary tables are not possible: connections are shared, and change with the leader")
 
 
-def _check_pragma(words: Sequence[_Token], *, alone: bool) -> None:
-    name = words[1].text if len(words) > 1 else "without a name"
+def _check_pragma(tokens: Sequence[_Token], *, alone: bool) -> None:
+    name = tokens[1].text if len(tokens) > 1 and tokens[1].kind == "word" else "without a plain name"
     if name not in _PRAGMAS_OF_A_NAME and not (name in _PRAGMAS_ALONE and alone):
         raise errors.Refused(f"PRAGMA {name.lower()} is not possible here, or not with a value")
+
+
+def _check_hidden_writes(tokens: Sequence[_Token]) -> None:
+    """Refuse pragmas in the form of a table but for those that tell something, and what else writes in a SELECT.
+
+    A node takes a SELECT for a statement that writes nothing, and would neither replicate nor lock: pragma_optimize
+    makes tables, and optimize() of FTS3 rewrites one.
+    """
+    for token, after in itertools.zip_longest(tokens, tokens[1:]):
+        if token.kind not in ("word", "quoted"):
+            continue
+        pragma = _PRAGMA_TABLE.fullmatch(token.text)
+        if (pragma and pragma[1].upper() not in _PRAGMAS_OF_A_NAME | _PRAGMAS_ALONE | _LISTS) or (
+            token.text.upper() == "OPTIMIZE" and after is not None and after.text == "("
+        ):
+            raise errors.Refused(f"{token.text.lower()} is not possible here; as a text it can be given as a value")
 
 
 def _check_columns(tokens: Sequence[_Token]) -> None:

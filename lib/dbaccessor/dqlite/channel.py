@@ -247,6 +247,8 @@ class Conversation:
             ended = str(error) or type(error).__name__
         else:
             return
+        if isinstance(error, wire.TooLarge) and not self._changes:
+            raise errors.Refused(str(error)) from error
         raise errors.from_ended(ended, changes=self._changes) from error
 
 

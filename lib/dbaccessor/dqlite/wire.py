@@ -24,6 +24,9 @@ HELLO: Final = struct.pack("<Q", 1)
 # Nothing that this project asks comes near it; a header that claims more is nonsense, or an attack.
 MAX_BODY_BYTES = 64 << 20
 
+# The type of the response that has rows.
+_ROWS: Final = 7
+
 HEADER: Final = struct.Struct("<IBBH")
 _U32_PAIR: Final = struct.Struct("<II")
 # The row id is signed in SQLite and travels as the same 64 bits.
@@ -178,6 +181,10 @@ def _encode_field(kind: _Field, value: int | str) -> bytes:
 _known_text = functools.lru_cache(maxsize=256, typed=True)(encode_text)
 
 
+class TooLarge(ProtocolError):
+    """Rows that claim to be longer than what is held in memory of a message. Asked again, they would be no shorter."""
+
+
 class Decoder:
     """Turns a stream of bytes into responses. Holds what has arrived and no more: a header alone allocates nothing."""
 
@@ -225,6 +232,8 @@ class Decoder:
         words, kind, schema, _extra = HEADER.unpack_from(self._buffer)
         size = words * WORD
         if size > self._max_body_bytes:
+            if (kind, schema) == (_ROWS, 0):
+                raise TooLarge(f"the result is larger than {self._max_body_bytes} bytes; ask for less at a time")
             raise ProtocolError(f"a response claims {size} bytes, more than {self._max_body_bytes}")
         end = HEADER.size + size
         if len(self._buffer) < end:
@@ -383,6 +392,6 @@ _RESPONSES: Final[dict[int, Callable[[bytes], Response]]] = {
     3: _decode_members,
     4: _decode_database,
     6: _decode_result,
-    7: _decode_rows,
+    _ROWS: _decode_rows,
     8: _decode_empty,
 }

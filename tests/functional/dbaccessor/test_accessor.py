@@ -117,7 +117,9 @@ def test_what_an_interrupted_deletion_left_is_gone_before_the_name_is_used_again
     on_one(cluster, play)
 
 
-@pytest.mark.parametrize("name", ["controller", "", ":memory:", "../x", "A", "x" * 64, "-x", "a\0b"])
+@pytest.mark.parametrize(
+    "name", ["controller", "", ":memory:", "../x", "A", "x" * 64, "-x", "a\0b", "m-wal", "m-journal"]
+)
 def test_names_that_are_none_are_refused(cluster: Cluster, name: str):
     async def play(accessor: DbAccessor) -> None:
         for operation in (accessor.create_database, accessor.delete_database):

@@ -52,6 +52,13 @@ HOSTILE = [
     "",
     ";",
     "EXPLAIN SELECT 1",
+    "EXPLAIN PRAGMA delete_database",
+    "EXPLAIN QUERY PLAN PRAGMA query_only = 1",
+    'PRAGMA "query_only" = table_info',
+    "SELECT * FROM pragma_optimize(65538)",
+    "CREATE TABLE bad (e\u0301 BOOLEAN, a \vDATE)",
+    "\ufeffCREATE TEMP TABLE x (a)",
+    "(SELECT 1)",
 ]
 
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import struct
 from collections.abc import Awaitable, Callable
 
 import pytest
 
 import fakenode
 from dbaccessor import errors
+from dbaccessor.dqlite import wire
 from dbaccessor.dqlite.connection import Connection, Member, Role
 from dbaccessor.dqlite.results import Result, Rows
 from fakenode import END, SILENCE, Asked, FakeNode, failure, message, rows, text, words
@@ -201,7 +203,7 @@ def test_what_is_refused_is_not_sent():
         ):
             with pytest.raises(errors.Refused):
                 await ask(sql)
-        for name in ("", ":memory:", "a/b", "x" * 200, ".x"):
+        for name in ("", ":memory:", "a/b", "x" * 200, ".x", "data-wal", "data-journal", "data-SHM"):
             with pytest.raises(errors.Refused, match="no name"):
                 await connection.open_database(name)
         with pytest.raises(errors.Refused, match="NUL"):
@@ -221,6 +223,15 @@ def test_a_result_without_end_is_cut_off(monkeypatch: pytest.MonkeyPatch):
         assert not connection.usable
 
     hold(play, always(rows(*range(100), done=False) + rows(1)))
+
+
+def test_one_row_that_is_too_long_for_a_message_is_refused_and_not_asked_for_again():
+    async def play(node: FakeNode, connection: Connection) -> None:
+        with pytest.raises(errors.Refused, match="larger than"):
+            await connection.query("SELECT n FROM t")
+        assert not connection.usable
+
+    hold(play, always(struct.pack("<IBBH", wire.MAX_BODY_BYTES // 8 + 1, 7, 0, 0)))
 
 
 def test_an_empty_part_that_is_not_the_last_is_the_defect_of_long_names():

@@ -449,6 +449,29 @@ def test_of_connections_to_a_leader_that_fell_silent_one_user_waits_on_one_only(
     asyncio.run(run())
 
 
+def test_a_connection_that_is_slow_again_and_again_is_suspected_once(monkeypatch: pytest.MonkeyPatch):
+    """A committer asks the next question at once: nobody else ever sees its connection without one."""
+    monkeypatch.setattr(pool, "_ASK_PAUSE_SECONDS", 0.01)
+
+    async def play(node: FakeNode, database: Database) -> None:
+        await database.read("SELECT n FROM t")
+        connections = database._readers
+        connection = await connections.take(asyncio.get_running_loop().time() + 5)
+        node.script = lambda _: SILENCE
+        asking = asyncio.create_task(connection.query("SELECT n FROM t", deadline_seconds=60))
+        for _ in range(5):
+            await asyncio.sleep(0)
+            connections._suspect(connection)
+        assert len(connections._suspicions) == 1
+        asking.cancel()
+        await asyncio.gather(asking, return_exceptions=True)
+        async with asyncio.timeout(10):
+            while connections._suspicions:
+                await asyncio.sleep(0.005)
+
+    hold(play)
+
+
 def test_a_leader_that_is_only_slow_is_waited_for(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(channel, "SLOW_SECONDS", 0.02)
     monkeypatch.setattr(pool, "_ASK_PAUSE_SECONDS", 0.02)

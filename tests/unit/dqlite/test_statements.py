@@ -38,7 +38,10 @@ from dbaccessor.statements import Kind, Statement
         ("CREATE TRIGGER g AFTER INSERT ON t BEGIN SELECT CASE WHEN 1 THEN 2 END; END", "CREATE", Kind.WRITE, 0),
         ("BEGIN IMMEDIATE", "BEGIN", Kind.CONTROL, 0),
         ("COMMIT", "COMMIT", Kind.CONTROL, 0),
-        ("SELECT\N{NO-BREAK SPACE}é, 🙂", "SELECT", Kind.READ, 0),
+        ("SELECT é, 🙂", "SELECT", Kind.READ, 0),
+        ("\ufeffSELECT a", "SELECT", Kind.READ, 0),
+        ("SELECT * FROM pragma_table_info('t'), pragma_function_list", "SELECT", Kind.READ, 0),
+        ("SELECT optimize, pragmatic FROM t", "SELECT", Kind.READ, 0),
     ],
 )
 def test_good_statements_pass_and_are_understood(sql: str, verb: str, kind: Kind, parameters: int):
@@ -77,6 +80,18 @@ def test_good_statements_pass_and_are_understood(sql: str, verb: str, kind: Kind
         ("PRAGMA user_version=7", "user_version"),
         ("PRAGMA user_version(7)", "user_version"),
         ("PRAGMA delete_database", "delete_database"),
+        ('PRAGMA "query_only"=table_info', "plain name"),
+        ("EXPLAIN PRAGMA delete_database", "EXPLAIN PRAGMA"),
+        ("explain query /**/ plan pragma query_only=1", "EXPLAIN PRAGMA"),
+        ("SELECT * FROM pragma_optimize(65538)", "pragma_optimize"),
+        ("CREATE VIEW v AS SELECT * FROM 'Pragma_Optimize'", "pragma_optimize"),
+        ("SELECT Optimize (t) FROM t", "optimize"),
+        ("(SELECT 1)", "begins with a word"),
+        ("SELECT\N{NO-BREAK SPACE}1", "not a statement"),
+        ("\ufeffCREATE TEMP TABLE x(a)", "temporary"),
+        ("CREATE TABLE t(नाम BOOLEAN)", "BOOLEAN"),
+        ("CREATE TABLE t(a€ BOOLEAN)", "BOOLEAN"),
+        ("CREATE TABLE t(a \vBOOLEAN)", "BOOLEAN"),
         ("CREATE TABLE t(a BOOLEAN)", "BOOLEAN"),
         ("CREATE TEMP TABLE IF NOT EXISTS t(a, b boolean NOT NULL)", "BOOLEAN"),
         ("CREATE TABLE t(a INTEGER, 'b' \"DateTime\")", "DATETIME"),
@@ -168,6 +183,7 @@ def test_the_judge_can_say_yes():
 
 
 _COLUMN_PIECES = ["a", '"a"', "'a'", "[a]", "BOOLEAN", "boolean", '"BOOLEAN"', "'date'", "[DATETIME]", "`timestamp`"]
+_COLUMN_PIECES += ["नाम", "a€", "e\u0301", "\ufeffa", "\vBOOLEAN", "\v", "\N{NO-BREAK SPACE}", "a$"]
 _COLUMN_PIECES += ["(1)", ",", " ", "/**/", "TEXT", "NOT NULL", "DEFAULT", "1", "COLUMN", "ADD", "PRIMARY KEY", "date"]
 
 
