@@ -246,19 +246,29 @@ class Engine:
             self._begin(name, self._delays.bounce)
         elif node.worker is None:
             node.hurry.set()
-        elif not node.stopping:
+        else:
+            self._tell_to_stop(node, "an input changed")
+
+    def _tell_to_stop(self, node: _Node, why: str) -> None:
+        """Cancel its task, once: another cancellation would cut off what it does in order to end."""
+        if node.task is not None and not node.stopping:
             node.stopping = True
-            self._say(node, "stopping", "an input changed")
+            self._say(node, "stopping", why)
             node.task.cancel()
 
     async def _stop_all(self) -> None:
         """Stop everybody, those first whom nobody running needs."""
-        while tasks := {n: node.task for n, node in self._nodes.items() if node.task and n not in self.abandoned}:
+        while tasks := self._running_tasks():
             needed = {i for name in tasks for i in self._nodes[name].manifold.inputs}
             leaves = {name: task for name, task in tasks.items() if name not in needed}
-            for task in leaves.values():
-                task.cancel()
+            for name in leaves:
+                self._tell_to_stop(self._nodes[name], "the engine ends")
             await self._wait_for(leaves)
+
+    def _running_tasks(self) -> dict[str, asyncio.Task[None]]:
+        # One that was cancelled before its first step is done, and had no chance to say so.
+        tasks = {name: node.task for name, node in self._nodes.items() if name not in self.abandoned}
+        return {name: task for name, task in tasks.items() if task is not None and not task.done()}
 
     async def _wait_for(self, tasks: dict[str, asyncio.Task[None]]) -> None:
         loop = asyncio.get_running_loop()

@@ -339,6 +339,50 @@ def test_a_worker_that_fails_while_it_stops_is_an_error_and_still_comes_back(cap
     jumpingloop.run(play())
 
 
+def test_the_engines_end_does_not_cut_off_the_end_of_a_worker_that_was_told_to_stop_before():
+    async def play() -> None:
+        stage = Stage()
+
+        class Careful:
+            async def run(self) -> None:
+                try:
+                    await asyncio.Event().wait()
+                finally:
+                    stage.diary.append("b begins to end")
+                    await asyncio.sleep(3)
+                    stage.diary.append("b has ended")
+
+        def start(get: Getter) -> Worker:
+            get("a", Idle)
+            return Careful()
+
+        async with running({"a": stage.manifold("a"), "b": Manifold(start, ("a",))}):
+            stage.diary.clear()
+            stage.end("a", Bounce())
+            await asyncio.sleep(1)
+        assert stage.diary == ["-a", "b begins to end", "+a", "b has ended", "-a"]
+
+    jumpingloop.run(play())
+
+
+def test_a_worker_that_was_about_to_begin_when_another_failed_for_good_does_not_keep_the_engine_from_its_end():
+    async def play() -> None:
+        stage = Stage()
+        table = {
+            "a": stage.manifold("a"),
+            "b": stage.manifold("b", "a", "never"),
+            "never": stage.manifold("never", fail=lambda: Missing("what never comes")),
+        }
+        engine = Engine(table, is_fatal=lambda e: isinstance(e, KeyError), dice=NO_DICE)
+        task = asyncio.create_task(engine.run())
+        await asyncio.sleep(1)
+        stage.end("a", KeyError("the end"))
+        with pytest.raises(KeyError, match="the end"):
+            await task
+
+    jumpingloop.run(play())
+
+
 @pytest.mark.parametrize("end", [Missing("it is gone"), Uninstall("not needed"), Bounce("again"), ValueError("broken")])
 def test_who_was_told_to_stop_is_started_again_at_once_whatever_it_ended_with(end: Exception):
     """Its inputs are others than those it ended with, and nobody will tell it a second time."""
