@@ -152,6 +152,8 @@ class Engine:
         node = self._nodes[name]
         if not self._running or node.uninstalled or node.task is not None:
             return
+        # Not in the task: an input may start between this and its first step.
+        node.hurry.clear()
         node.task = asyncio.get_running_loop().create_task(self._live(name, node, delay_seconds), name=name)
 
     async def _live(self, name: str, node: _Node, delay_seconds: float) -> None:
@@ -174,7 +176,6 @@ class Engine:
     @staticmethod
     async def _delay(node: _Node, seconds: float) -> None:
         """Wait, but not longer than until an input changes."""
-        node.hurry.clear()
         if seconds:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(seconds):

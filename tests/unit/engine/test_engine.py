@@ -236,6 +236,25 @@ def test_an_input_that_comes_back_ends_the_waiting_after_an_error():
     jumpingloop.run(play())
 
 
+def test_an_input_that_starts_in_the_very_moment_of_a_failure_ends_the_waiting_as_well():
+    async def play() -> None:
+        stage = Stage()
+        # In one turn of the loop b fails for want of a, and then a starts.
+        table = {
+            "b": stage.manifold("b", "a", fail=lambda: None if "a" in stage.workers else ValueError("no use without")),
+            "a": stage.manifold("a"),
+        }
+        async with running(table, delays=Delays(error=30)) as engine:
+            assert states(engine) == {"a": "started", "b": "started"}
+            assert len(stage.times("b")) == 2
+
+    logging.disable(logging.CRITICAL)
+    try:
+        jumpingloop.run(play())
+    finally:
+        logging.disable(logging.NOTSET)
+
+
 def test_a_filter_sees_every_error_first_and_may_make_another_of_it():
     async def play() -> None:
         stage = Stage()
