@@ -149,7 +149,7 @@ class Observer:
             self._asked.discard(answered)
 
     async def _ask(self, mark: int, seconds: float) -> Changes:
-        """Return what has changed since this mark; asked once more beside a question that is not answered within a failover.
+        """Return what has changed since this mark; asked once more beside a question without an answer in a failover.
 
         Who led may be gone without a word, and then whoever waits for its answer waits to the end. All who observe
         would see the last renewal so much later, and count from then.
