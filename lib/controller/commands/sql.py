@@ -62,7 +62,7 @@ class _Refusal(msgspec.Struct, frozen=True):
 
 @dataclass
 class Shell:
-    """One database of one daemon, and how answers are asked for and printed."""
+    """One database of one daemon, and how answers are asked for and printed. `in_lines`: one JSON document a line."""
 
     state_dir: Path
     namespace: str
@@ -70,6 +70,7 @@ class Shell:
     limit: int
     seconds: float
     unlisted: bool
+    in_lines: bool = False
 
     def read(self, statement: str) -> Answer:
         """Run one statement that only reads. Raises SqlError."""
@@ -85,10 +86,12 @@ class Shell:
         names = msgspec.json.decode(body)["databases"]
         return Answer(("namespace",), tuple((n,) for n in names))
 
-    def cluster(self) -> Iterator[str]:
-        document = statusview.parse(self._request("GET", "/status", b""))
-        for line in statusview.lines(document, datetime.datetime.now(datetime.UTC)):
-            yield line.plain
+    def cluster(self) -> bytes:
+        """Return the status document as JSON."""
+        return self._request("GET", "/status", b"")
+
+    def print_json(self, document: bytes) -> None:
+        typer.echo(msgspec.json.format(document, indent=0 if self.in_lines else 2).decode())
 
     def _question(self, statement: str) -> dict[str, Any]:
         return {
@@ -137,6 +140,8 @@ def sql(
 ) -> None:
     """Ask the cluster's databases, from any controller: the leader answers. Reads only, unless --write is given.
 
+    With --format json, each statement that comes on stdin is answered with one line.
+
     \b
     Examples:
       hactl sql                                            a shell
@@ -156,6 +161,7 @@ def sql(
     if sys.stdin.isatty():
         _interactive(shell)
         return
+    shell.in_lines = True
     for text in _statements(iter(sys.stdin)):
         _guarded(lambda text=text: _one(shell, text))  # type: ignore[misc]
 
@@ -179,14 +185,16 @@ def _one(shell: Shell, text: str) -> None:
         case "":
             return
         case ".help":
-            typer.echo(_HELP)
+            if shell.format is Format.JSON:
+                shell.print_json(msgspec.json.encode({"help": _HELP}))
+            else:
+                typer.echo(_HELP)
         case ".namespaces":
             _show(shell, shell.namespaces())
         case ".use":
             shell.namespace = rest or shell.namespace
         case ".cluster":
-            for line in shell.cluster():
-                typer.echo(line)
+            _show_cluster(shell, shell.cluster())
         case ".tables":
             _show(
                 shell,
@@ -268,12 +276,22 @@ def _statements(typed: Iterator[str]) -> Iterator[str]:
 
 def _show(shell: Shell, answer: Answer) -> None:
     if shell.format is Format.JSON:
-        asking.print_json({"columns": answer.columns, "rows": answer.rows, "truncated": answer.truncated})
+        shell.print_json(msgspec.json.encode(answer))
         return
     for line in table(answer):
         typer.echo(line)
     if answer.truncated:
         asking.warn(f"only the first {len(answer.rows)} rows are shown; ask for less, or give --limit")
+
+
+def _show_cluster(shell: Shell, body: bytes) -> None:
+    document = statusview.parse(body)
+    if shell.format is Format.JSON:
+        # Reformatted, not re-encoded: what this hactl does not know reaches the program that asked.
+        shell.print_json(body)
+        return
+    for line in statusview.lines(document, datetime.datetime.now(datetime.UTC)):
+        typer.echo(line.plain)
 
 
 def table(answer: Answer) -> Iterator[str]:

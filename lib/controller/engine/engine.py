@@ -152,6 +152,8 @@ class Engine:
         node = self._nodes[name]
         if not self._running or node.uninstalled or node.task is not None:
             return
+        # Not in the task: an input may start between this and its first step.
+        node.hurry.clear()
         node.task = asyncio.get_running_loop().create_task(self._live(name, node, delay_seconds), name=name)
 
     async def _live(self, name: str, node: _Node, delay_seconds: float) -> None:
@@ -174,7 +176,6 @@ class Engine:
     @staticmethod
     async def _delay(node: _Node, seconds: float) -> None:
         """Wait, but not longer than until an input changes."""
-        node.hurry.clear()
         if seconds:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(seconds):
@@ -246,19 +247,29 @@ class Engine:
             self._begin(name, self._delays.bounce)
         elif node.worker is None:
             node.hurry.set()
-        elif not node.stopping:
+        else:
+            self._tell_to_stop(node, "an input changed")
+
+    def _tell_to_stop(self, node: _Node, why: str) -> None:
+        """Cancel its task, once: another cancellation would cut off what it does in order to end."""
+        if node.task is not None and not node.stopping:
             node.stopping = True
-            self._say(node, "stopping", "an input changed")
+            self._say(node, "stopping", why)
             node.task.cancel()
 
     async def _stop_all(self) -> None:
         """Stop everybody, those first whom nobody running needs."""
-        while tasks := {n: node.task for n, node in self._nodes.items() if node.task and n not in self.abandoned}:
+        while tasks := self._running_tasks():
             needed = {i for name in tasks for i in self._nodes[name].manifold.inputs}
             leaves = {name: task for name, task in tasks.items() if name not in needed}
-            for task in leaves.values():
-                task.cancel()
+            for name in leaves:
+                self._tell_to_stop(self._nodes[name], "the engine ends")
             await self._wait_for(leaves)
+
+    def _running_tasks(self) -> dict[str, asyncio.Task[None]]:
+        # One that was cancelled before its first step is done, and had no chance to say so.
+        tasks = {name: node.task for name, node in self._nodes.items() if name not in self.abandoned}
+        return {name: task for name, task in tasks.items() if task is not None and not task.done()}
 
     async def _wait_for(self, tasks: dict[str, asyncio.Task[None]]) -> None:
         loop = asyncio.get_running_loop()

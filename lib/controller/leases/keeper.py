@@ -49,7 +49,7 @@ class Keeper:
         self._timing = timing
         self._clock = clock
         self._former: dict[Key, Responsibility] = {}
-        self._tried: dict[Key, int] = {}
+        self._tried = 0
         self._wake = asyncio.Event()
 
     async def run(self) -> None:
@@ -58,13 +58,14 @@ class Keeper:
             group.create_task(self._renew_for_ever())
             group.create_task(self._watch_for_ever())
 
-    def next_renewals(self, key: Key, seen: Row | None) -> int:
+    def next_renewals(self, seen: Row | None) -> int:
         """Return a renewal counter that no attempt of this incarnation has had, and that is above what was seen.
 
-        So a row that has it was made by that one attempt. One number is kept for each lease that was ever tried.
+        So a row that has it was made by that one attempt. One number is kept for all leases: one for each could never
+        be forgotten, as nobody can say that an attempt in doubt upon a lease that is gone will not happen yet.
         """
-        self._tried[key] = max(0 if seen is None else seen.renewals, self._tried.get(key, 0)) + 1
-        return self._tried[key]
+        self._tried = max(0 if seen is None else seen.renewals, self._tried) + 1
+        return self._tried
 
     def grant(self, claim: Attempt, responsibility: Responsibility) -> Held:
         """Hold what this attempt is known to have claimed."""
@@ -78,7 +79,7 @@ class Keeper:
         key, seen = held.row.key, held.row
         if self._is_over(held):
             return False
-        attempt = held.attempt(self.next_renewals(key, seen), self._clock.boottime())
+        attempt = held.attempt(self.next_renewals(seen), self._clock.boottime())
         seconds = self._timing.attempt(held.duration_ms / 1000)
         row = await self._store.move(seen, attempt.row, deadline_seconds=seconds)
         if self.held.get(key) is not held:
@@ -155,7 +156,7 @@ class Keeper:
                 now,
                 holder="",
                 incarnation="",
-                renewals=self.next_renewals(now.key, now),
+                renewals=self.next_renewals(now),
                 since=int(self._clock.wall()),
                 late=0,
             )

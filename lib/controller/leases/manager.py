@@ -263,7 +263,7 @@ class Manager:
         epoch = self._epoch()
         before = Token(0, 0) if seen is None else seen.token
         token = Token(max(before.epoch, 0 if epoch is None else epoch.number), before.count + 1)
-        renewals = self._keeper.next_renewals(key, seen)
+        renewals = self._keeper.next_renewals(seen)
         row = Row(key, self.holder, self.incarnation, token, renewals, duration_ms, int(self._clock.wall()))
         return Attempt(row, self._clock.boottime())
 

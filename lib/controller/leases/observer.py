@@ -1,7 +1,8 @@
 """Flow 2, hop 2: looks at all leases, again and again, for everybody on this controller who waits for one.
 
 One question for all of them: what has changed since the last answer. It is asked several times a second while
-somebody waits, at once when a claim needs to know, and now and then otherwise.
+somebody waits, at once when a claim needs to know, and now and then otherwise. What was deleted does not show so: now
+and then it asks for all rows.
 """
 
 from __future__ import annotations
@@ -26,6 +27,8 @@ MAX_WAITING: Final = 16384
 
 # With nobody waiting the answers are for reports only.
 _IDLE_SECONDS = 2.0
+# A lease that is deleted here and there (the pruner's work) stays in reports for so long.
+ALL_SECONDS: Final = 600.0
 _ENDED = "the lease manager has ended"
 
 
@@ -47,6 +50,7 @@ class Observer:
         self._count = 0
         self._asked: set[asyncio.Future[None]] = set()
         self._ended = False
+        self._all_due = 0.0
         self._wake = asyncio.Event()
 
     async def run(self) -> None:
@@ -123,8 +127,9 @@ class Observer:
         self.heed_epoch()
         asked, epoch = list(self._asked), self._epoch()
         seconds = max(1.0, self._timing.failover_seconds)
+        mark = self.sightings.mark if self._clock.monotonic() < self._all_due else 0
         try:
-            changes = await self._ask(seconds)
+            changes = await self._ask(mark, seconds)
         except errors.DbAccessorError as error:
             self.problem = str(error)
             self.lookups["failed"] += 1
@@ -135,21 +140,23 @@ class Observer:
             return
         self.sightings.take(changes, self._clock.monotonic())
         self.looked_at, self.problem = self._clock.monotonic(), ""
+        if changes.complete:
+            self._all_due = self.looked_at + ALL_SECONDS
         self.lookups["done"] += 1
         for answered in asked:
             if not answered.done():
                 answered.set_result(None)
             self._asked.discard(answered)
 
-    async def _ask(self, seconds: float) -> Changes:
-        """Return what has changed; asked once more beside a question that is not answered within a failover.
+    async def _ask(self, mark: int, seconds: float) -> Changes:
+        """Return what has changed since this mark; asked once more beside a question without an answer in a failover.
 
         Who led may be gone without a word, and then whoever waits for its answer waits to the end. All who observe
         would see the last renewal so much later, and count from then.
         """
 
         def ask() -> asyncio.Task[Changes]:
-            return asyncio.create_task(self._store.changes(self.sightings.mark, deadline_seconds=seconds))
+            return asyncio.create_task(self._store.changes(mark, deadline_seconds=seconds))
 
         asking = {ask()}
         try:

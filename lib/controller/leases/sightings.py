@@ -51,7 +51,12 @@ class Sightings:
         self.mark, self.complete = 0, False
 
     def take(self, changes: Changes, now: float) -> None:
-        """Take an answer that was received at `now`."""
+        """Take an answer that was received at `now`.
+
+        A row that is as it was known keeps its time, also in a complete answer. One that was made after a complete
+        answer was written is forgotten until the next; who takes it for free meanwhile claims in vain, as the claim
+        compares with the row itself.
+        """
         if changes.complete:
             rows = {row.key for row in changes.rows}
             for gone in self._known.keys() - rows:

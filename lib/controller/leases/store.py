@@ -5,9 +5,11 @@ caller saw (token and renewal counter; no row counts as zeros), and tells what t
 changes nothing. Each change raises the renewal counter, so no state of a row ever comes back, and a request that was
 sent twice is done once at most.
 
-A row is never deleted: a freed one has no holder and keeps its token, so that the next holder's is higher.
+A freed row stays: it has no holder and keeps its token, so that the next holder's is higher. Only the pruner deletes
+some, those of models that are gone for good.
 
-`changed` numbers the batches. An observer asks for what has changed since it looked last, and sees all leases so.
+`changed` numbers the batches. An observer asks for what has changed since it looked last, and sees all leases so; for
+all rows it asks now and then, to see which are gone.
 """
 
 from __future__ import annotations

@@ -113,10 +113,10 @@ class ModelWorkerManager:
             running.engine = Engine(
                 self._make(running.watch), on_start=self._on_start, abandon_seconds=lambda _: _ABANDON_SECONDS
             )
-            await running.engine.run()
+            await _run_to_the_end(running.engine)
         except asyncio.CancelledError:
-            if not running.stopping:
-                raise
+            if not running.stopping or _cancellations() > 1:
+                raise  # This manager ends, and with it the process.
             log.info("model %s (%s) is gone: its workers have ended", model.name, model.uuid)
             await self._bury(model)
         except Exception:
@@ -144,3 +144,25 @@ class ModelWorkerManager:
             "plugins": self._plugins(),
             **({"problem": self._problem} if self._problem else {}),
         }
+
+
+async def _run_to_the_end(engine: Engine) -> None:
+    """Run it until cancelled, and return only when it has ended, however often that is.
+
+    Cancelled a second time, it would stop in the middle of stopping, and leave workers behind that nobody ever tells to
+    stop. Its own end is bounded: a worker that does not end is abandoned.
+    """
+    running = asyncio.create_task(engine.run(), name="engine")
+    try:
+        await asyncio.shield(running)
+    except asyncio.CancelledError:
+        running.cancel()
+        while not running.done():
+            with contextlib.suppress(asyncio.CancelledError):
+                await asyncio.wait([running])
+        raise
+
+
+def _cancellations() -> int:
+    task = asyncio.current_task()
+    return 0 if task is None else task.cancelling()

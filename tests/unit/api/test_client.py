@@ -149,12 +149,13 @@ def test_a_certificate_of_somebody_else_is_said_to_be_so_and_no_password_is_sent
     play(tmp_path, story)
 
 
-def test_a_wrong_password_names_the_user_and_asks_one_controller_only(tmp_path: Path):
+def test_a_wrong_password_names_the_user_and_is_tried_once_at_each_controller(tmp_path: Path):
     async def story(cluster: Cluster) -> None:
         cluster.know(password="wrong")
-        with pytest.raises(Denied, match="does not let admin in: invalid entity name or password"):
+        with pytest.raises(Denied) as raised:
             await cluster.connect()
-        assert [served.dialled for served in cluster.all] == [1, 0, 0]
+        assert str(raised.value) == "prod does not let admin in: invalid entity name or password"
+        assert [served.dialled for served in cluster.all] == [1, 1, 1]
         async with await cluster.connect(password="pw"):
             pass
         cluster.store.set_account("prod", Account("admin"))
@@ -165,6 +166,55 @@ def test_a_wrong_password_names_the_user_and_asks_one_controller_only(tmp_path: 
             await cluster.connect()
         with pytest.raises(Unknown):
             await Client.connect(cluster.store, "other")
+
+    play(tmp_path, story)
+
+
+def test_one_that_was_left_behind_with_an_older_password_keeps_nobody_out(tmp_path: Path):
+    async def story(cluster: Cluster) -> None:
+        cluster.know()
+        cluster.all[0].fakes.users.give("admin", "the one before")
+        cluster.all[1].fakes.about.own = Epoch(1, "b")
+        async with await cluster.connect() as client:
+            assert str(client.connection.address) == cluster.addresses[1]
+        entry = cluster.store.find("prod").entry
+        assert (entry.api_endpoints[0], entry.epoch) == (cluster.addresses[1], Epoch(1, "b"))
+
+    play(tmp_path, story)
+
+
+def test_a_controller_that_denied_is_not_asked_at_another_of_its_addresses(tmp_path: Path):
+    async def story(cluster: Cluster) -> None:
+        port = cluster.addresses[0].rpartition(":")[2]
+        cluster.know(cluster.addresses[0], f"localhost:{port}", password="wrong")
+        with pytest.raises(Denied, match="in: invalid entity name or password$"):
+            await cluster.connect()
+        assert cluster.all[0].server.report()["failed-logins"] == 1
+
+    play(tmp_path, story)
+
+
+def test_a_wrong_password_is_tried_at_so_many_controllers_and_no_more(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("controller.api.client.client._MOST_DENIALS", 2)
+
+    async def story(cluster: Cluster) -> None:
+        cluster.know(password="wrong")
+        with pytest.raises(Denied):
+            await cluster.connect()
+        assert [served.dialled for served in cluster.all] == [1, 1, 0]
+
+    play(tmp_path, story)
+
+
+def test_who_is_denied_does_not_wait_long_for_those_who_do_not_answer_and_hears_of_them(tmp_path: Path):
+    async def story(cluster: Cluster) -> None:
+        cluster.know(cluster.addresses[0], "127.0.0.1:1", password="wrong")
+        stubborn = Pace(interval=0.3, attempt=30.0, total=60.0, retry=2.0)
+        async with asyncio.timeout(15):
+            with pytest.raises(Denied) as raised:
+                await Client.connect(cluster.store, "prod", pace=stubborn)
+        assert f"{cluster.addresses[0]}: invalid entity name or password" in str(raised.value)
+        assert "127.0.0.1:1: connection refused" in str(raised.value)
 
     play(tmp_path, story)
 

@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import jumpingloop
-from controller.engine import Manifolds, offer
+from controller.engine import Getter, Manifold, Manifolds, Worker, offer
 from controller.models.manager import ModelWorkerManager
 from controller.models.model import Model
 from controller.models.watch import ModelWatch
@@ -63,13 +63,14 @@ class Stage:
         self.made: list[str] = []
         self.gone: list[str] = []
         self.broken: set[str] = set()
+        self.more: Manifolds = {}
         self.manager = ModelWorkerManager(self.models, self.make, self.bury)  # type: ignore[arg-type]
 
     def make(self, watch: ModelWatch) -> Manifolds:
         self.made.append(watch.model.name)
         if watch.model.name in self.broken:
             raise ValueError("on purpose")
-        return {"model": offer(lambda _: watch)}
+        return {"model": offer(lambda _: watch), **self.more}
 
     async def bury(self, model: Model) -> None:
         self.gone.append(model.name)
@@ -177,5 +178,43 @@ def test_a_model_that_comes_back_under_its_uuid_while_its_engine_ends_gets_anoth
             on.models.put("twice")
             await asyncio.sleep(1.1)
             assert "twice" in on.running()
+
+    jumpingloop.run(play())
+
+
+def test_a_manager_that_ends_while_the_engine_of_a_model_does_waits_until_all_its_workers_have_ended():
+    async def play() -> None:
+        ended: list[str] = []
+
+        class Slow:
+            def __init__(self, name: str, seconds: float) -> None:
+                self._name, self._seconds = name, seconds
+
+            async def run(self) -> None:
+                try:
+                    await asyncio.Event().wait()
+                finally:
+                    await asyncio.sleep(self._seconds)
+                    ended.append(self._name)
+
+        def slow(name: str, seconds: float, *inputs: str) -> Manifold:
+            def start(get: Getter) -> Worker:
+                for needed in inputs:
+                    get(needed, object)
+                return Slow(name, seconds)
+
+            return Manifold(start, inputs)
+
+        async with stage() as on:
+            # One of them takes longer than its engine waits.
+            on.more = {"needed": slow("needed", 1), "leaf": slow("leaf", 3, "needed"), "late": slow("late", 60)}
+            on.models.put("going")
+            await asyncio.sleep(1.1)
+            on.models.drop("going")
+            await asyncio.sleep(1.5)
+            began = asyncio.get_running_loop().time()
+        assert ended == ["leaf", "needed"]
+        assert asyncio.get_running_loop().time() - began < 10
+        assert on.gone == [], "the process ends; what is left of the model is another's"
 
     jumpingloop.run(play())

@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Callable
+from pathlib import Path
+
 import pytest
+from typer.testing import CliRunner
 
 from controller import routes
+from controller.cli import app
 from controller.commands import sql
 from controller.commands.sql import Answer
 from dbaccessor import errors
@@ -49,3 +55,60 @@ def test_what_cannot_be_bounded_goes_as_it_is(text: str):
 def test_a_reading_shell_refuses_what_changes_something(text: str):
     with pytest.raises(errors.Refused):
         routes.bounded(text, 11, ())
+
+
+STATUS = {
+    "schema": 1,
+    "controller-id": "0",
+    "version": "1",
+    "dqlite-version": "1.18.3",
+    "dqlite-proven": True,
+    "state": "serving",
+    "reason": "",
+    "since": "2026-01-01T00:00:00Z",
+    "unheard-of": {"by": "this hactl"},
+}
+ANSWERS: dict[str, object] = {
+    "/status": STATUS,
+    "/databases": {"databases": ["controller"]},
+    "/sql": {"columns": ["sql"], "rows": [["CREATE TABLE t (\n  a INTEGER)"]], "truncated": False},
+}
+
+
+@pytest.fixture
+def ask(monkeypatch: pytest.MonkeyPatch) -> Callable[..., str]:
+    """Run hactl sql --format json beside a controllerd that answers everything, and return what it prints."""
+
+    def request(path: Path, method: str, target: str, body: bytes, timeout_seconds: float) -> tuple[int, bytes]:
+        return 200, json.dumps(ANSWERS[target], indent=4).encode()
+
+    def run(*words: str, typed: str = "") -> str:
+        done = CliRunner().invoke(app, ["--state-dir", "/nowhere", "sql", "--format", "json", *words], input=typed)
+        assert done.exit_code == 0, done.output
+        return done.stdout
+
+    monkeypatch.setattr("dbaccessor.confsocket.request", request)
+    return run
+
+
+@pytest.mark.parametrize(
+    ("statement", "document"),
+    [
+        (".cluster", STATUS),
+        (".help", {"help": sql._HELP}),
+        (".namespaces", {"columns": ["namespace"], "rows": [["controller"]], "truncated": False}),
+        (".tables", ANSWERS["/sql"]),
+        (".ddl t", ANSWERS["/sql"]),
+        ("SELECT sql FROM sqlite_schema", ANSWERS["/sql"]),
+    ],
+)
+def test_as_json_every_answer_is_a_json_document(ask: Callable[..., str], statement: str, document: object):
+    assert json.loads(ask(statement)) == document
+
+
+def test_as_json_several_statements_are_answered_with_one_line_each(ask: Callable[..., str]):
+    printed = ask(typed=".cluster\n.use controller\n.help\nSELECT sql\nFROM sqlite_schema;\n.namespaces\n")
+
+    found = [json.loads(line) for line in printed.splitlines()]
+    assert found[:3] == [STATUS, {"help": sql._HELP}, ANSWERS["/sql"]]
+    assert len(found) == 4

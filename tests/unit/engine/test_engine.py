@@ -236,6 +236,25 @@ def test_an_input_that_comes_back_ends_the_waiting_after_an_error():
     jumpingloop.run(play())
 
 
+def test_an_input_that_starts_in_the_very_moment_of_a_failure_ends_the_waiting_as_well():
+    async def play() -> None:
+        stage = Stage()
+        # In one turn of the loop b fails for want of a, and then a starts.
+        table = {
+            "b": stage.manifold("b", "a", fail=lambda: None if "a" in stage.workers else ValueError("no use without")),
+            "a": stage.manifold("a"),
+        }
+        async with running(table, delays=Delays(error=30)) as engine:
+            assert states(engine) == {"a": "started", "b": "started"}
+            assert len(stage.times("b")) == 2
+
+    logging.disable(logging.CRITICAL)
+    try:
+        jumpingloop.run(play())
+    finally:
+        logging.disable(logging.NOTSET)
+
+
 def test_a_filter_sees_every_error_first_and_may_make_another_of_it():
     async def play() -> None:
         stage = Stage()
@@ -335,6 +354,50 @@ def test_a_worker_that_fails_while_it_stops_is_an_error_and_still_comes_back(cap
             assert "could not close" in caplog.text
             assert states(engine)["b"] == "started"
             assert engine.report()["manifolds"]["b"]["start-count"] == 2
+
+    jumpingloop.run(play())
+
+
+def test_the_engines_end_does_not_cut_off_the_end_of_a_worker_that_was_told_to_stop_before():
+    async def play() -> None:
+        stage = Stage()
+
+        class Careful:
+            async def run(self) -> None:
+                try:
+                    await asyncio.Event().wait()
+                finally:
+                    stage.diary.append("b begins to end")
+                    await asyncio.sleep(3)
+                    stage.diary.append("b has ended")
+
+        def start(get: Getter) -> Worker:
+            get("a", Idle)
+            return Careful()
+
+        async with running({"a": stage.manifold("a"), "b": Manifold(start, ("a",))}):
+            stage.diary.clear()
+            stage.end("a", Bounce())
+            await asyncio.sleep(1)
+        assert stage.diary == ["-a", "b begins to end", "+a", "b has ended", "-a"]
+
+    jumpingloop.run(play())
+
+
+def test_a_worker_that_was_about_to_begin_when_another_failed_for_good_does_not_keep_the_engine_from_its_end():
+    async def play() -> None:
+        stage = Stage()
+        table = {
+            "a": stage.manifold("a"),
+            "b": stage.manifold("b", "a", "never"),
+            "never": stage.manifold("never", fail=lambda: Missing("what never comes")),
+        }
+        engine = Engine(table, is_fatal=lambda e: isinstance(e, KeyError), dice=NO_DICE)
+        task = asyncio.create_task(engine.run())
+        await asyncio.sleep(1)
+        stage.end("a", KeyError("the end"))
+        with pytest.raises(KeyError, match="the end"):
+            await task
 
     jumpingloop.run(play())
 

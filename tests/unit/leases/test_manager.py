@@ -12,6 +12,7 @@ import jumpingloop
 from controller.leases import Denied, InvalidLease, Key, Lost, Manager, Token
 from controller.leases import timing as timings
 from controller.leases.clock import Clock
+from controller.leases.observer import ALL_SECONDS
 from controller.leases.store import Row
 from dbaccessor import errors
 from dbaccessor.identity import Epoch
@@ -507,6 +508,40 @@ def test_the_report_tells_who_holds_what_since_when():
             }
         ]
         assert a.manager.report()["leases"][0]["held-here-seconds"] > 3
+
+    play(2, story)
+
+
+def test_a_row_that_was_deleted_leaves_every_report_in_time_and_can_come_anew():
+    async def story(a: One, b: One) -> None:
+        kept = Key("singular-controller", "kept", "kept")
+        await a.manager.claim(KEY, DURATION)
+        await a.manager.revoke(KEY)
+        await b.manager.claim(kept, DURATION)
+        await asyncio.sleep(3)
+        assert [len(one.manager.report()["leases"]) for one in (a, b)] == [2, 2]
+        del a.store.table.rows[KEY]  # As the pruner does: freed, and not the row that changed last.
+        await asyncio.sleep(ALL_SECONDS + 3)
+        for one in (a, b):
+            assert [told["model"] for told in one.manager.report()["leases"]] == ["kept"]
+        assert b.manager.held(kept) is not None
+        (await a.manager.claim(KEY, DURATION)).check()
+        with pytest.raises(Denied):
+            await b.manager.claim(KEY, DURATION)
+
+    play(2, story)
+
+
+def test_a_look_at_all_leases_delays_no_take_over(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("controller.leases.observer.ALL_SECONDS", 0.5)
+
+    async def story(a: One, b: One) -> None:
+        await a.manager.claim(KEY, DURATION)
+        a.kill()
+        began = now()
+        await b.manager.wait_until_free(KEY)
+        assert now() - began < DURATION + 0.25
+        assert (await b.manager.claim(KEY, DURATION)).token == Token(0, 2)
 
     play(2, story)
 

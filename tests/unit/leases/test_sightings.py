@@ -21,8 +21,8 @@ def seen(*rows: Row, at: float = 10.0) -> Sightings:
 
 def test_a_row_that_stays_may_be_taken_after_its_duration():
     sightings = seen(ROW)
-    for at in (12.0, 13.0):
-        sightings.take(Changes((ROW,), 1, complete=False), at)
+    for at, complete in ((12.0, False), (13.0, True), (14.0, False)):
+        sightings.take(Changes((ROW,), 1, complete=complete), at)
     assert sightings.free_at(KEY) == 15
 
 

@@ -4,8 +4,9 @@
         models = await client.call("ModelManager", 9, "ListModelSummaries", {}, dict)
 
 The last good address is dialled first, always; the others follow when it fails, or does not answer at once. A
-controller that cannot let anybody in now, or is of an older epoch than this client knows, is passed over. Redirects
-are not followed, and never change the store.
+controller that cannot let anybody in now, or is of an older epoch than this client knows, is passed over. So is one
+that does not know the password, which may be older than itself knows: one that was left behind knows those of then.
+Redirects are not followed, and never change the store.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from __future__ import annotations
 import logging
 import ssl
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, TypeVar
 
 from controller.api import connection, dial, epoch, messages, order, registration, scopes
@@ -32,6 +34,9 @@ _T = TypeVar("_T")
 # A controller ends a login by itself after twenty seconds: who gave up earlier would take many at once for a failure,
 # and ask the next one the same.
 _LOGIN_SECONDS = 25.0
+
+# A wrong password is tried at so many controllers at most, once at each: each takes it for a guess.
+_MOST_DENIALS = 7
 
 
 class ClientError(Exception):
@@ -174,11 +179,19 @@ class Client:
         left = order.for_client(addresses, addresses[0] if addresses else None)
         passed: list[str] = []
         not_now = False
+        denied: dict[str, str] = {}
+        pace = self._pace
         while True:
             try:
-                made = await _dial(left, entry.ca_cert, self._pace, self._model_uuid)
-            except (DialError, ClientError) as error:
+                made = await _dial(left, entry.ca_cert, pace, self._model_uuid)
+            except DialError as error:
+                if denied:
+                    raise _denied(known.name, user, tuple(denied.values()), passed, error) from error
                 raise _no_way_in(known.name, passed, error, not_now=not_now) from error
+            left = tuple(address for address in left if address != made.address)
+            if made.controller_id in denied:  # Another address of it.
+                await made.close()
+                continue
             try:
                 result = await made.login(asked, deadline_seconds=_LOGIN_SECONDS)
                 reason = _not_this_cluster(entry, result)
@@ -187,6 +200,11 @@ class Client:
             except RPCError as error:
                 reason = await _passed_over(made, error, known.name, user)
                 not_now = not_now or error.code == messages.TRY_AGAIN
+                if error.code == messages.UNAUTHORIZED:
+                    denied[made.controller_id] = reason
+                    # The password is wrong most likely, and a person is not to wait for who does not answer.
+                    pace = replace(pace, retry=None)
+                    left = left if len(denied) < _MOST_DENIALS else ()
             except (Over, TooLate, BadMessage) as error:
                 reason = str(error)
             except BaseException:
@@ -194,7 +212,6 @@ class Client:
                 raise
             await made.close()
             passed.append(f"{made.address}: {reason}")
-            left = tuple(address for address in left if address != made.address)
 
     def _remember(self, known: Known) -> None:
         result = self.login
@@ -273,16 +290,12 @@ def _addresses(endpoints: Sequence[str]) -> list[HostPort]:
 
 async def _passed_over(made: Connection, error: RPCError, name: str, user: str) -> str:
     """Return why this controller is passed over. Raises a ClientError where all of them would say the same."""
-    if error.code in (messages.TRY_AGAIN, messages.SUPERSEDED):
+    if error.code in (messages.TRY_AGAIN, messages.SUPERSEDED, messages.UNAUTHORIZED):
         return str(error)
     await made.close()
-    match error.code:
-        case messages.UNAUTHORIZED:
-            raise Denied(f"{name} does not let {user} in: {error}") from error
-        case messages.REDIRECT:
-            raise ClientError(f"{name} has moved to other controllers; redirects are not followed") from error
-        case _:
-            raise ClientError(f"{name} does not let {user} in: {error}") from error
+    if error.code == messages.REDIRECT:
+        raise ClientError(f"{name} has moved to other controllers; redirects are not followed") from error
+    raise ClientError(f"{name} does not let {user} in: {error}") from error
 
 
 def _not_this_cluster(entry: Entry, result: LoginResult) -> str:
@@ -299,12 +312,16 @@ def _not_this_cluster(entry: Entry, result: LoginResult) -> str:
             return ""
 
 
-def _no_way_in(
-    name: str, passed: Sequence[str], error: DialError | ClientError, *, not_now: bool = False
-) -> ClientError:
+def _denied(name: str, user: str, denials: Sequence[str], passed: Sequence[str], error: DialError) -> Denied:
+    """Return the error for a user whom nobody let in: one reason where all say the same, else each address's."""
+    reasons = [*passed, *map(str, error.failures)]
+    if len(reasons) == len(denials):
+        reasons = list(dict.fromkeys(denials))
+    return Denied(f"{name} does not let {user} in: {'; '.join(reasons)}")
+
+
+def _no_way_in(name: str, passed: Sequence[str], error: DialError, *, not_now: bool = False) -> ClientError:
     """Return the error for a user: each address with its reason."""
-    if isinstance(error, ClientError):
-        return error
     reasons = [*passed, *map(str, error.failures)]
     sentence = f"no controller of {name} lets anybody in"
     told = f"{sentence}: {'; '.join(reasons)}" if reasons else f"{sentence}: no address is known; register again"
