@@ -9,6 +9,8 @@ harm, however long it slept in between:
 - *stop of an instance that no row knows*: the instances are listed first and the rows are read afterwards, so one that
   is just being made has its row by then. A uuid is random and never comes back, so what was once unknown stays so.
 
+Of a machine that one provider was asked to start, no other one is asked anything: it waits until that one is set again.
+
 Nothing is written but through the fenced database, and the responsibility is checked before each word to the provider.
 """
 
@@ -17,14 +19,14 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import Counter
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Protocol, TypeVar
 
 from controller.workers import enrolment, machinerows, machines
 from controller.workers.enrolment import Draft
 from controller.workers.machines import Machine, State, Want
-from controller.workers.provider import Instance, Provider, ProviderError, Spec, TryAgain
+from controller.workers.provider import Instance, NotDone, Provider, ProviderError, Refused, Spec, TryAgain
 from dbaccessor import errors
 from dbaccessor.transaction import Transaction
 
@@ -33,6 +35,7 @@ log = logging.getLogger(__name__)
 _T = TypeVar("_T")
 
 NO_PROVIDER = "no provider: set one with hactl controller-config local-provider=URL"
+ANOTHER_PROVIDER = "{0} may have an instance of it; it waits for hactl controller-config local-provider={0}"
 LOST = "its provider has {} no more, and it cannot start again: remove the machine and add another"
 
 _COUNTED = ("started", "adopted", "failed-starts", "stopped", "failed-stops", "unknown-stopped", "lost")
@@ -133,7 +136,9 @@ class ComputeProvisioner:
         """Begin whatever is due; return the seconds until there is something to do again."""
         provider = await self._find_provider()
         if provider is None:
-            if not await self._wait_for_provider():
+            todo = await self._to_do()
+            await self._let_wait({machine: _why_it_waits(machine) for machine in todo})
+            if not todo:
                 return self._pace.sweep
             self._change = None  # A provider that is set changes no row: look again all the same.
             return self._pace.poll
@@ -146,6 +151,8 @@ class ComputeProvisioner:
             except ProviderError as error:
                 unheard = error  # Machines are tried all the same: what the provider says belongs into their rows.
         todo = await self._to_do()
+        await self._let_wait({m: _why_it_waits(m) for m in todo if not m.is_for(provider.name)})
+        todo = tuple(m for m in todo if m.is_for(provider.name))
         next_due = self._next_sweep
         to_start: list[Machine] = []
         for machine in todo:
@@ -198,7 +205,7 @@ class ComputeProvisioner:
             self._wake.set()
 
     async def _start(self, provider: Provider, machine: Machine, draft: Draft | None) -> None:
-        intended = machines.intend(machine)
+        intended = machines.intend(machine, provider.name)
 
         async def intend(tx: Transaction) -> str | None:
             """Return the agent's first secret, None when the machine has changed meanwhile."""
@@ -217,6 +224,9 @@ class ComputeProvisioner:
             instance = await provider.start(machine.uuid, spec)
         except ProviderError as error:
             after = machines.failed(intended, str(error), again=isinstance(error, TryAgain))
+            if isinstance(error, (NotDone, Refused)):
+                # It has no instance because of this: a wrong address, once corrected, is not waited for.
+                after = replace(after, provider=machine.provider)
             self._counters["failed-starts"] += 1
             log.warning("machine %d did not start: %s", machine.number, error)
         else:
@@ -278,8 +288,9 @@ class ComputeProvisioner:
             if not self._begin(uuid, lambda i=listed[uuid]: self._stop_unknown(provider, i)):  # type: ignore[misc]
                 self._unswept = True  # The end of any call makes it look, and sweep, again.
         for uuid, machine in rows.items():
-            # Only what was started before the list was asked for can be missing from it.
-            if machine.state is State.STARTED and uuid not in listed and uuid in self._seen_started:
+            # Only what this provider started, before the list was asked for, can be missing from it.
+            missing = machine.is_for(provider.name) and uuid not in listed and uuid in self._seen_started
+            if machine.state is State.STARTED and missing:
                 after = machines.lost(machine, LOST.format(machine.instance))
                 if await self._write(machine, after):
                     self._counters["lost"] += 1
@@ -301,18 +312,16 @@ class ComputeProvisioner:
         self._waiting = len(todo)
         return todo
 
-    async def _wait_for_provider(self) -> bool:
-        """Say in each row what it waits for; return whether any waits."""
-        todo = await self._to_do()
-        unaware = [machine for machine in todo if machine.reason != NO_PROVIDER]
+    async def _let_wait(self, reasons: Mapping[Machine, str]) -> None:
+        """Say in each row what it waits for. One that a call is under way for has its own word from that."""
+        unaware = [m for m, reason in reasons.items() if m.reason != reason and m.uuid not in self._busy]
 
         async def say(tx: Transaction) -> None:
             for machine in unaware:
-                await machinerows.replace(tx, machine, machines.waits(machine, NO_PROVIDER))
+                await machinerows.replace(tx, machine, machines.waits(machine, reasons[machine]))
 
         if unaware:
             await self._database.run(say)
-        return bool(todo)
 
     # Waiting and ending
 
@@ -354,3 +363,7 @@ class ComputeProvisioner:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def _why_it_waits(machine: Machine) -> str:
+    return ANOTHER_PROVIDER.format(machine.provider) if machine.provider else NO_PROVIDER

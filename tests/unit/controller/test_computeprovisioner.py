@@ -11,9 +11,9 @@ import pytest
 
 import jumpingloop
 from controller.workers import machinerows
-from controller.workers.computeprovisioner import NO_PROVIDER, ComputeProvisioner, Pace
+from controller.workers.computeprovisioner import ANOTHER_PROVIDER, NO_PROVIDER, ComputeProvisioner, Pace
 from controller.workers.machines import Machine, State
-from controller.workers.provider import Refused, Spec, TryAgain
+from controller.workers.provider import NotDone, Refused, Spec, TryAgain
 from dbaccessor import errors
 from fakeprovider import FakeCloud, FakeProvider
 from fencedsqlite import Fenced, FencedStore, Store
@@ -26,7 +26,7 @@ STRANGER = "11111111-0000-4000-8000-000000000000"
 class World:
     """What outlives every holder: the database and the cloud."""
 
-    store: Store = field(default_factory=lambda: Store("0002-machine.sql"))
+    store: Store = field(default_factory=lambda: Store("0002-machine.sql", "0005-machine-provider.sql"))
     cloud: FakeCloud = field(default_factory=FakeCloud)
     provider: bool = True
     pace: Pace = field(default_factory=Pace)
@@ -142,6 +142,70 @@ def test_without_a_provider_machines_wait_and_say_what_for():
             world.provider = True
             await world.until_states("started", "started", "pending")
             assert world.reasons() == {"", "manual: waits for its agent"}
+
+    jumpingloop.run(story())
+
+
+def test_a_machine_of_another_provider_is_neither_lost_nor_stopped_before_that_one_is_set_again():
+    async def story() -> None:
+        world = World()
+        first, second = world.cloud, FakeCloud("http://cloud:2")
+        await world.add(2)
+        provisioner = world.holder()
+        async with working(provisioner):
+            await world.until_states("started", "started")
+            world.cloud = second
+            await asyncio.sleep(3 * Pace().sweep)
+            assert world.states() == {0: "started", 1: "started"}
+            await world.remove(0)
+            await world.until(lambda: ANOTHER_PROVIDER.format(first.name) in world.reasons(), "what it waits for")
+            assert first.name in ANOTHER_PROVIDER.format(first.name)
+            await asyncio.sleep(3 * Pace().sweep)
+            assert world.states() == {0: "stopping", 1: "started"}
+            assert (first.ended, second.stopped) == ([], set())
+            world.provider = False
+            await asyncio.sleep(3 * Pace().sweep)
+            assert ANOTHER_PROVIDER.format(first.name) in world.reasons()
+            world.provider, world.cloud = True, first
+            await world.until_states("stopped", "started")
+            assert first.ended == [UUIDS[0]]
+        assert provisioner.report()["counters"]["lost"] == 0
+
+    jumpingloop.run(story())
+
+
+@pytest.mark.parametrize(
+    ("trouble", "where"),
+    [(TryAgain("no answer"), "http://cloud:1"), (NotDone("connection refused"), "http://cloud:2")],
+)
+def test_what_another_provider_may_have_started_is_not_started_a_second_time(trouble: TryAgain, where: str):
+    async def story() -> None:
+        world = World()
+        clouds = [world.cloud, FakeCloud("http://cloud:2")]
+        clouds[0].start_troubles = {UUIDS[0]: [trouble]}
+        await world.add(1)
+        async with working(world.holder()):
+            await world.until_states("error")
+            world.cloud = clouds[1]
+            await asyncio.sleep(3 * Pace().sweep)
+            assert world.states() == {0: "started" if where == world.cloud.name else "error"}
+            world.cloud = next(cloud for cloud in clouds if cloud.name == where)
+            await world.until_states("started")
+            assert [cloud.name for cloud in clouds if cloud.made] == [where]
+
+    jumpingloop.run(story())
+
+
+def test_a_row_of_an_earlier_version_is_of_whichever_provider_is_set():
+    async def story() -> None:
+        world = World()
+        await world.add(1)
+        async with working(world.holder()):
+            await world.until_states("started")
+            world.store.rows("UPDATE machine SET provider = ''")
+            world.cloud = FakeCloud("http://cloud:2")
+            await world.remove(0)
+            await world.until_states("stopped")
 
     jumpingloop.run(story())
 
