@@ -8,6 +8,8 @@ harm, however long it slept in between:
 - *stop of a machine*: `stopping` leads nowhere but to `stopped`, so it is right at any later time as well.
 - *stop of an instance that no row knows*: the instances are listed first and the rows are read afterwards, so one that
   is just being made has its row by then. A uuid is random and never comes back, so what was once unknown stays so.
+  In a new epoch the rows may be older than the instances (a restored backup, a lost end of the log), so an operator
+  has some minutes to say no first.
 
 Of a machine that one provider was asked to start, no other one is asked anything: it waits until that one is set again.
 
@@ -35,6 +37,10 @@ log = logging.getLogger(__name__)
 _T = TypeVar("_T")
 
 NO_PROVIDER = "no provider: set one with hactl controller-config local-provider=URL"
+SPARED = (
+    "instance %s (%s) belongs to no machine; since the cluster went on from other data, in epoch %d, it is stopped in "
+    "%d s only, and not while there is no provider: hactl controller-config local-provider="
+)
 ANOTHER_PROVIDER = "{0} may have an instance of it; it waits for hactl controller-config local-provider={0}"
 LOST = "its provider has {} no more, and it cannot start again: remove the machine and add another"
 
@@ -51,12 +57,13 @@ class FencedDatabase(Protocol):
 
 @dataclass(frozen=True)
 class Pace:
-    """How often it looks by itself, in seconds; how many calls to the provider are under way at most; and how many
-    stopped machines keep their rows."""
+    """How often it looks by itself, in seconds; how long it leaves unknown instances alone in a new epoch; how many
+    calls to the provider are under way at most; and how many stopped machines keep their rows."""
 
     poll: float = 1.0
     sweep: float = 15.0
     trouble: float = 0.5
+    spare: float = 600.0
     calls: int = 8
     keep: int = 100
 
@@ -66,6 +73,7 @@ class ComputeProvisioner:
 
     `changed` returns another value after rows have changed, perhaps late: a cheap question, so that all rows are read
     only when there is a reason. `draft` returns what a new machine's agent begins with, None for nothing.
+    `epoch` is the number of the cluster's forced reconfigurations and restores, now.
     """
 
     def __init__(
@@ -77,6 +85,7 @@ class ComputeProvisioner:
         pace: Pace | None = None,
         changed: Callable[[], Awaitable[object]] | None = None,
         draft: Callable[[], Awaitable[Draft | None]] | None = None,
+        epoch: Callable[[], int] = lambda: 1,
     ) -> None:
         self._database = database
         self._check = check
@@ -85,6 +94,7 @@ class ComputeProvisioner:
         self._pace = pace or Pace()
         self._changed = changed
         self._draft = draft
+        self._epoch = epoch
         self._change: object = None
         self._wake = asyncio.Event()
         self._busy: dict[str, asyncio.Task[None]] = {}
@@ -99,6 +109,10 @@ class ComputeProvisioner:
         self._waiting = 0
         # What the provider is known to have: a start that finds one of these has adopted it.
         self._there: set[str] = set()
+        # Of which provider and epoch the rows are believed; of which not yet, and until when; what is spared by that.
+        self._believed: tuple[str, int] | None = None
+        self._doubted: tuple[tuple[str, int], float] | None = None
+        self._spared: dict[str, Instance] = {}
         self._counters = Counter(dict.fromkeys(_COUNTED, 0))
 
     def poke(self) -> None:
@@ -129,6 +143,7 @@ class ComputeProvisioner:
             "waiting": self._waiting,
             "machines": {state.value: count for state, count in self._machines.items()},
             "counters": dict(self._counters),
+            **({"spared": {i.uuid: i.id for i in self._spared.values()}} if self._spared else {}),
             **({"trouble": self._trouble} if self._trouble else {}),
         }
 
@@ -136,6 +151,7 @@ class ComputeProvisioner:
         """Begin whatever is due; return the seconds until there is something to do again."""
         provider = await self._find_provider()
         if provider is None:
+            self._doubted, self._spared = None, {}
             todo = await self._to_do()
             await self._let_wait({machine: _why_it_waits(machine) for machine in todo})
             if not todo:
@@ -284,7 +300,8 @@ class ComputeProvisioner:
         listed = {instance.uuid: instance for instance in await provider.list()}
         self._there = set(listed)
         rows = await self._database.run(machinerows.provided, read_only=True)
-        for uuid in listed.keys() - rows.keys():
+        unknown = {uuid: listed[uuid] for uuid in listed.keys() - rows.keys()}
+        for uuid in unknown if await self._believes(provider.name, unknown) else ():
             if not self._begin(uuid, lambda i=listed[uuid]: self._stop_unknown(provider, i)):  # type: ignore[misc]
                 self._unswept = True  # The end of any call makes it look, and sweep, again.
         for uuid, machine in rows.items():
@@ -301,6 +318,26 @@ class ComputeProvisioner:
         self._seen_started = frozenset(uuid for uuid, machine in rows.items() if machine.state is State.STARTED)
         if self._machines[State.STOPPED] > 2 * self._pace.keep:
             await self._database.run(lambda tx: machinerows.forget_stopped(tx, self._pace.keep))
+
+    async def _believes(self, provider: str, unknown: dict[str, Instance]) -> bool:
+        """Whether what no row knows is to be stopped. In a new epoch it is left alone, and named, for a while."""
+        epoch = self._epoch()
+        asked = provider, epoch
+        if epoch <= 1 or self._believed == asked:
+            return True
+        if epoch > await self._database.run(lambda tx: machinerows.swept_epoch(tx, provider), read_only=True):
+            now = asyncio.get_running_loop().time()
+            if self._doubted is None or self._doubted[0] != asked:
+                self._doubted = asked, now + self._pace.spare
+            left = self._doubted[1] - now
+            if unknown and left > 0:
+                for uuid in unknown.keys() - self._spared.keys():
+                    log.warning(SPARED, unknown[uuid].id, uuid, epoch, left)
+                self._spared = unknown
+                return False
+            await self._database.run(lambda tx: machinerows.note_swept(tx, provider, epoch))
+        self._believed, self._spared = asked, {}
+        return True
 
     async def _to_do(self) -> tuple[Machine, ...]:
         """Return what is to be done, and count all machines along the way."""

@@ -56,6 +56,21 @@ async def forget_stopped(tx: Transaction, keep: int) -> None:
     )
 
 
+async def swept_epoch(tx: Transaction, provider: str) -> int:
+    """Return the last epoch whose rows were seen to know what this provider has, 1 where none was noted."""
+    rows = (await tx.query("SELECT epoch FROM machine_sweep WHERE provider = ?", (provider,))).rows
+    return int(str(rows[0][0])) if rows else 1
+
+
+async def note_swept(tx: Transaction, provider: str, epoch: int) -> None:
+    """From now on the rows of this epoch are believed: what none of them knows is stopped."""
+    await tx.execute(
+        "INSERT INTO machine_sweep (provider, epoch) VALUES (?, ?)"
+        " ON CONFLICT (provider) DO UPDATE SET epoch = excluded.epoch",
+        (provider, epoch),
+    )
+
+
 async def add(tx: Transaction, uuids: Sequence[str], *, manual: bool = False) -> tuple[Machine, ...]:
     """Return the machines with these uuids, added now unless they are there: it may be repeated after any doubt."""
     found = [await of_uuid(tx, uuid) for uuid in uuids]

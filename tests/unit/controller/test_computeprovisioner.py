@@ -19,6 +19,7 @@ from fakeprovider import FakeCloud, FakeProvider
 from fencedsqlite import Fenced, FencedStore, Store
 
 UUIDS = [f"00000000-0000-4000-8000-{n:012d}" for n in range(40)]
+PATCHES = ("0002-machine.sql", "0005-machine-provider.sql", "0006-machine-sweep.sql")
 STRANGER = "11111111-0000-4000-8000-000000000000"
 
 
@@ -26,17 +27,20 @@ STRANGER = "11111111-0000-4000-8000-000000000000"
 class World:
     """What outlives every holder: the database and the cloud."""
 
-    store: Store = field(default_factory=lambda: Store("0002-machine.sql", "0005-machine-provider.sql"))
+    store: Store = field(default_factory=lambda: Store(*PATCHES))
     cloud: FakeCloud = field(default_factory=FakeCloud)
     provider: bool = True
     pace: Pace = field(default_factory=Pace)
+    epoch: int = 1
 
     def holder(self, token: int = 1, step=None, check: Callable[[], None] = lambda: None) -> ComputeProvisioner:
         async def find():
             return FakeProvider(self.cloud, step=step) if self.provider else None
 
         self.database = FencedStore(self.store, token, step)
-        return ComputeProvisioner(self.database, check, find, lambda m: Spec(f"machine-{m.number}"), self.pace)
+        return ComputeProvisioner(
+            self.database, check, find, lambda m: Spec(f"machine-{m.number}"), self.pace, epoch=lambda: self.epoch
+        )
 
     async def add(self, count: int, first: int = 0, **options) -> tuple[Machine, ...]:
         uuids = UUIDS[first : first + count]
@@ -275,6 +279,63 @@ def test_an_instance_that_no_row_knows_is_stopped_and_those_of_others_are_not():
             await world.until(lambda: UUIDS[9] in world.cloud.ended, "one that came later, too", Pace().sweep + 1)
             assert len(world.cloud.instances) == 2
             assert not task.done()
+
+    jumpingloop.run(story())
+
+
+def test_in_a_new_epoch_what_no_row_knows_is_named_and_left_alone_for_ten_minutes():
+    async def story() -> None:
+        world = World(epoch=2)
+        await world.add(1)
+        world.cloud.make(STRANGER, "model")
+        provisioner = world.holder(1)
+        async with working(provisioner):
+            await world.until_states("started")
+            await asyncio.sleep(Pace().spare - 2 * Pace().sweep)
+            assert world.cloud.ended == []
+            assert list(provisioner.report()["spared"]) == [STRANGER]
+        begun = asyncio.get_running_loop().time()
+        provisioner = world.holder(2)
+        async with working(provisioner):
+            await world.until(lambda: world.cloud.ended == [STRANGER], "it is stopped then", 2 * Pace().spare)
+            assert asyncio.get_running_loop().time() - begun >= Pace().spare, "whoever takes over counts anew"
+            assert "spared" not in provisioner.report()
+        world.cloud.make(UUIDS[9], "model")
+        async with working(world.holder(3)):
+            await world.until(lambda: UUIDS[9] in world.cloud.ended, "the rows are believed now", Pace().sweep)
+            world.epoch = 3
+            world.cloud.make(UUIDS[8], "model")
+            await asyncio.sleep(Pace().spare - Pace().sweep)
+            assert UUIDS[8] in world.cloud.instances, "the epoch rose under it"
+
+    jumpingloop.run(story())
+
+
+def test_without_a_provider_nothing_is_stopped_however_long_the_epoch_lasts():
+    async def story() -> None:
+        world = World(epoch=2)
+        world.cloud.make(STRANGER, "model")
+        async with working(world.holder()):
+            await asyncio.sleep(Pace().spare / 2)
+            world.provider = False
+            await asyncio.sleep(2 * Pace().spare)
+            world.provider = True
+            await asyncio.sleep(Pace().spare - 2 * Pace().sweep)
+            assert world.cloud.ended == []
+            await world.until(lambda: world.cloud.ended == [STRANGER], "the time to be up")
+
+    jumpingloop.run(story())
+
+
+def test_rows_that_know_every_instance_are_believed_at_once_in_a_new_epoch():
+    async def story() -> None:
+        world = World(epoch=2)
+        await world.add(1)
+        async with working(world.holder()):
+            await world.until_states("started")
+            await asyncio.sleep(2 * Pace().sweep)
+            world.cloud.make(STRANGER, "model")
+            await world.until(lambda: world.cloud.ended == [STRANGER], "the stranger to be stopped", 2 * Pace().sweep)
 
     jumpingloop.run(story())
 
