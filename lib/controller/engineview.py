@@ -109,11 +109,13 @@ def _workers(report: Report, now: datetime.datetime) -> Iterator[str]:
 
 
 def _says(report: Any) -> str:
-    """Return what a flag that runs says; "" for any other worker."""
+    """Return what a flag that runs says, or a provisioner that leaves something alone; "" for any other worker."""
     match report:
         case {"holds": True, "token": str(token)}:
             return f"yes, by {token}"
         case {"holds": False}:
             return "no"
+        case {"spared": dict(spared)}:
+            return f"stops within ten minutes what no machine knows: {', '.join(map(str, spared.values()))}"
         case _:
             return ""

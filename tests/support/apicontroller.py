@@ -65,7 +65,9 @@ class _Agents:
         given = self._world[0].secrets.get(tag)
         return None if given is None else passwords.hashed_secret(given)
 
-    async def set_secret_hash(self, model_uuid: str, tag: str, hash: str, place: str) -> bool:
+    async def set_secret_hash(self, model_uuid: str, tag: str, hash: str, place: str, *, instead_of: str) -> bool:
+        if await self.secret_hash(model_uuid, tag) not in (instead_of, hash):
+            return False
         new = self._folder / f".secret-{tag}.{os.getpid()}"
         new.write_text(hash)
         new.rename(self._folder / f"secret-{tag}")

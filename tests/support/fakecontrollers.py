@@ -69,11 +69,21 @@ class World:
         self.certified_by = {"the authority"}
         self.password_error = ""
         self.forgets_passwords = False  # The answer to SetPasswords does not arrive.
+        self.parks_passwords = (
+            False  # A SetPasswords is not carried out before `carry_out_parked`; its connection ends.
+        )
+        self.parked: list[EntityPasswords] = []
 
     def publish(self, *groups: list[HostPort]) -> None:
         self.published = list(groups)
         self.changed.set()
         self.changed = asyncio.Event()
+
+    def carry_out_parked(self) -> None:
+        """A controller that was cut off is back, and goes on with what it had been asked for."""
+        for asked in self.parked:
+            self.passwords.update({change.tag: change.password for change in asked.changes})
+        self.parked.clear()
 
     def connected(self) -> dict[int, int]:
         """Controller -> how many live connections."""
@@ -161,6 +171,10 @@ class FakeConnection:
                     return ErrorResults((ErrorResult(messages.Fault(world.password_error)),))
                 (change,) = params.changes
                 assert change.tag == self.tag
+                if world.parks_passwords:
+                    world.parked.append(params)
+                    self.end("it was silent for too long")
+                    self._check()
                 world.passwords[change.tag] = change.password
                 if world.forgets_passwords:
                     self.end("the connection broke")

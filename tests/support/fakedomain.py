@@ -68,8 +68,8 @@ class FakeAgents:
     async def secret_hash(self, model_uuid: str, tag: str) -> str | None:
         return self.kept.get(tag) if model_uuid in ("", MODEL_UUID) else None
 
-    async def set_secret_hash(self, model_uuid: str, tag: str, hash: str, place: str) -> bool:
-        if await self.secret_hash(model_uuid, tag) is None:
+    async def set_secret_hash(self, model_uuid: str, tag: str, hash: str, place: str, *, instead_of: str) -> bool:
+        if await self.secret_hash(model_uuid, tag) not in (instead_of, hash):
             return False
         self.kept[tag] = hash
         self.places[tag] = place

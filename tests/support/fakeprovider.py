@@ -13,7 +13,8 @@ Step = Callable[[str], Awaitable[None]]
 class FakeCloud:
     """What all providers of one test share. `made` and `ended` are its log: uuids in order."""
 
-    def __init__(self) -> None:
+    def __init__(self, name: str = "http://cloud:1") -> None:
+        self.name = name
         self.instances: dict[str, Instance] = {}
         self.tags: dict[str, str] = {}
         self.specs: dict[str, Spec] = {}
@@ -46,6 +47,10 @@ class FakeProvider:
         self._cloud = cloud
         self._tag = tag
         self._step = step or _no_step
+
+    @property
+    def name(self) -> str:
+        return self._cloud.name
 
     async def start(self, uuid: str, spec: Spec) -> Instance:
         await self._step("before start")

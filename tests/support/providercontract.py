@@ -98,6 +98,10 @@ async def a_wrong_request_is_refused(make: Maker) -> None:
     assert await make("i").list() == ()
 
 
+async def whose_machines_these_are_has_one_name_for_all_models(make: Maker) -> None:
+    assert make("j").name == make("k").name != ""
+
+
 CHECKS = (
     a_start_is_listed_and_a_second_one_finds_it,
     started_at_once_by_many_it_is_one_instance,
@@ -107,6 +111,7 @@ CHECKS = (
     a_stop_beside_a_start_ends_with_nothing,
     who_stops_waiting_does_not_undo_the_start,
     a_wrong_request_is_refused,
+    whose_machines_these_are_has_one_name_for_all_models,
 )
 
 

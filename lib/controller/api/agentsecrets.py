@@ -56,18 +56,23 @@ class AgentSecrets:
         )
         return str(found.rows[0][0]) if found.rows else None
 
-    async def set_secret_hash(self, model_uuid: str, tag: str, hash: str, place: str) -> bool:
-        """Replace what is kept. Return False if there is no such agent. `place` is where its machine is."""
+    async def set_secret_hash(self, model_uuid: str, tag: str, hash: str, place: str, *, instead_of: str) -> bool:
+        """Replace what is kept, which is `instead_of`. `place` is where the agent's machine is.
+
+        Return False, with nothing changed, if there is no such agent, or something else is kept by now: whoever asks
+        may have been cut off for long, and the agent have another secret meanwhile. The same change twice is as once.
+        """
         database = await self._database(model_uuid)
         if database is None:
             return False
 
         async def change(tx: Transaction) -> bool:
-            found = await tx.query("SELECT 1 FROM agent_secret WHERE tag = ?", (tag,))
-            if found.rows:
-                await provide(tx, tag, hash)
-                await machinerows.came(tx, tag, _address(place))
-            return bool(found.rows)
+            found = await tx.query("SELECT secret_hash FROM agent_secret WHERE tag = ?", (tag,))
+            if not found.rows or found.rows[0][0] not in (instead_of, hash):
+                return False
+            await provide(tx, tag, hash)
+            await machinerows.came(tx, tag, _address(place))
+            return True
 
         return await twice_is_once(database, change)
 

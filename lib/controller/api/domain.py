@@ -61,7 +61,7 @@ class Agents(Protocol):
 
     async def secret_hash(self, model_uuid: str, tag: str) -> str | None: ...
 
-    async def set_secret_hash(self, model_uuid: str, tag: str, hash: str, place: str) -> bool:
+    async def set_secret_hash(self, model_uuid: str, tag: str, hash: str, place: str, *, instead_of: str) -> bool:
         """The agent, at the address `place`, has made a secret of its own. Return False if there is no such agent."""
         ...
 

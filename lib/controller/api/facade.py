@@ -18,11 +18,15 @@ SUPERUSER = "superuser"
 
 @dataclass(frozen=True)
 class Identity:
-    """Who has logged in. `access` is a user's access to the controller; agents have none."""
+    """Who has logged in. `access` is a user's access to the controller; agents have none.
+
+    `secret_hash` is what was kept of an agent's secret when it logged in, or last replaced it on this connection.
+    """
 
     tag: str
     display_name: str = ""
     access: str = ""
+    secret_hash: str = field(default="", repr=False)
 
     @property
     def is_agent(self) -> bool:
@@ -52,6 +56,8 @@ class Caller(Protocol):
 
     @property
     def place(self) -> str: ...
+
+    def has_new_secret(self, secret_hash: str) -> None: ...
 
     def add_watcher(self, watcher: Watcher) -> str: ...
 

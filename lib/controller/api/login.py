@@ -98,7 +98,8 @@ class Logins:
             kept = await self._domain.agents.secret_hash(model_uuid, tag)
             # Others may have failed while the database was asked. From here to the count nobody comes between.
             self._require_turn(tag, place, loop.time())
-            identity = Identity(tag) if passwords.secret_matches(secret, kept) else None
+            matches = kept is not None and passwords.secret_matches(secret, kept)
+            identity = Identity(tag, secret_hash=kept or "") if matches else None
         else:
             identity = None
         if identity is None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
+from dataclasses import replace
 
 from websockets.frames import CloseCode
 
@@ -62,6 +63,10 @@ class Session:
     @property
     def place(self) -> str:
         return self._stream.place
+
+    def has_new_secret(self, secret_hash: str) -> None:
+        """The agent has replaced its secret on this connection: what is kept of it now."""
+        self._identity = replace(self.identity, secret_hash=secret_hash)
 
     def add_watcher(self, watcher: Watcher) -> str:
         """Keep a watcher for this connection and return its id. Raises RPCError when there are too many."""

@@ -20,6 +20,12 @@ from dbaccessor.archive import BadArchive, Manifest
 # For one part: the leader may have to be found, and it prepares a whole database at once.
 _PART_SECONDS = 150.0
 
+# What recover says, too: the data that goes on may be older than what runs in a cloud.
+UNKNOWN_INSTANCES = (
+    "machines that were made after this data: their instances are stopped ten minutes after the start; "
+    "hactl controller-config local-provider= keeps them running, and hactl engine names them meanwhile"
+)
+
 
 def backup(
     context: typer.Context,
@@ -126,7 +132,8 @@ def restore(
 ) -> None:
     """Make the content of FILE this (stopped) controller's, as a cluster of one in a new epoch; then add units.
 
-    Every table is compared with the archive before the new data takes the old one's place.
+    Every table is compared with the archive before the new data takes the old one's place. Machines made after the
+    backup are unknown then: ten minutes after the start their instances are stopped, unless local-provider is unset.
 
     \b
     Examples:
@@ -157,6 +164,8 @@ def restore(
         "epoch": msgspec.to_builtins(done.identity.epoch),
         "rows": done.rows,
     }
+    if not new_cluster:
+        asking.warn(UNKNOWN_INSTANCES)
     if format is Format.JSON:
         asking.print_json(document)
         return

@@ -11,6 +11,7 @@ from rich.text import Text
 
 from controller import asking, statusview
 from controller.asking import Format, FormatOption
+from controller.commands import backup
 
 if TYPE_CHECKING:  # The verbs that ask controllerd load neither the C library nor an event loop.
     from dbaccessor.identity import Identity
@@ -164,6 +165,8 @@ def lines(plan: Plan, where: Target | None, done: Identity | None, owned: list[P
         yield Text(f"  not given, may be newer: controller {known.controller_id} ({known.name}{role})", style="yellow")
     for warning in plan.warnings:
         yield Text(f"  careful: {warning}", style="bold yellow")
+    if plan.losses or plan.absent:
+        yield Text(f"  {backup.UNKNOWN_INSTANCES}", style="yellow")
     yield Text()
     if done is not None:
         yield Text("start it (systemctl start ha-controller), then the others: each puts its data aside and joins anew")

@@ -37,6 +37,10 @@ def _provisioner(get: Getter, flag: str) -> ComputeProvisioner:
         url = (await config.all())[LOCAL_PROVIDER]
         return LocalProvider(url, tags, asker(held)) if url else None
 
+    def epoch() -> int:
+        known = models.databases.epoch
+        return max(held.token.epoch, known.number if known else 0)
+
     async def count() -> int:
         return await changes.peek(database, SUBJECT)
 
@@ -47,6 +51,7 @@ def _provisioner(get: Getter, flag: str) -> ComputeProvisioner:
         lambda machine: agentfiles.spec(machine, model.uuid, PYTHON),
         changed=count,
         draft=lambda: enrolment.draft(model.uuid),
+        epoch=epoch,
     )
 
 

@@ -8,6 +8,10 @@ harm, however long it slept in between:
 - *stop of a machine*: `stopping` leads nowhere but to `stopped`, so it is right at any later time as well.
 - *stop of an instance that no row knows*: the instances are listed first and the rows are read afterwards, so one that
   is just being made has its row by then. A uuid is random and never comes back, so what was once unknown stays so.
+  In a new epoch the rows may be older than the instances (a restored backup, a lost end of the log), so an operator
+  has some minutes to say no first.
+
+Of a machine that one provider was asked to start, no other one is asked anything: it waits until that one is set again.
 
 Nothing is written but through the fenced database, and the responsibility is checked before each word to the provider.
 """
@@ -17,14 +21,14 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import Counter
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Protocol, TypeVar
 
 from controller.workers import enrolment, machinerows, machines
 from controller.workers.enrolment import Draft
 from controller.workers.machines import Machine, State, Want
-from controller.workers.provider import Instance, Provider, ProviderError, Spec, TryAgain
+from controller.workers.provider import Instance, NotDone, Provider, ProviderError, Refused, Spec, TryAgain
 from dbaccessor import errors
 from dbaccessor.transaction import Transaction
 
@@ -33,6 +37,11 @@ log = logging.getLogger(__name__)
 _T = TypeVar("_T")
 
 NO_PROVIDER = "no provider: set one with hactl controller-config local-provider=URL"
+SPARED = (
+    "instance %s (%s) belongs to no machine; since the cluster went on from other data, in epoch %d, it is stopped in "
+    "%d s only, and not while there is no provider: hactl controller-config local-provider="
+)
+ANOTHER_PROVIDER = "{0} may have an instance of it; it waits for hactl controller-config local-provider={0}"
 LOST = "its provider has {} no more, and it cannot start again: remove the machine and add another"
 
 _COUNTED = ("started", "adopted", "failed-starts", "stopped", "failed-stops", "unknown-stopped", "lost")
@@ -48,12 +57,13 @@ class FencedDatabase(Protocol):
 
 @dataclass(frozen=True)
 class Pace:
-    """How often it looks by itself, in seconds; how many calls to the provider are under way at most; and how many
-    stopped machines keep their rows."""
+    """How often it looks by itself, in seconds; how long it leaves unknown instances alone in a new epoch; how many
+    calls to the provider are under way at most; and how many stopped machines keep their rows."""
 
     poll: float = 1.0
     sweep: float = 15.0
     trouble: float = 0.5
+    spare: float = 600.0
     calls: int = 8
     keep: int = 100
 
@@ -63,6 +73,7 @@ class ComputeProvisioner:
 
     `changed` returns another value after rows have changed, perhaps late: a cheap question, so that all rows are read
     only when there is a reason. `draft` returns what a new machine's agent begins with, None for nothing.
+    `epoch` is the number of the cluster's forced reconfigurations and restores, now.
     """
 
     def __init__(
@@ -74,6 +85,7 @@ class ComputeProvisioner:
         pace: Pace | None = None,
         changed: Callable[[], Awaitable[object]] | None = None,
         draft: Callable[[], Awaitable[Draft | None]] | None = None,
+        epoch: Callable[[], int] = lambda: 1,
     ) -> None:
         self._database = database
         self._check = check
@@ -82,6 +94,7 @@ class ComputeProvisioner:
         self._pace = pace or Pace()
         self._changed = changed
         self._draft = draft
+        self._epoch = epoch
         self._change: object = None
         self._wake = asyncio.Event()
         self._busy: dict[str, asyncio.Task[None]] = {}
@@ -96,6 +109,10 @@ class ComputeProvisioner:
         self._waiting = 0
         # What the provider is known to have: a start that finds one of these has adopted it.
         self._there: set[str] = set()
+        # Of which provider and epoch the rows are believed; of which not yet, and until when; what is spared by that.
+        self._believed: tuple[str, int] | None = None
+        self._doubted: tuple[tuple[str, int], float] | None = None
+        self._spared: dict[str, Instance] = {}
         self._counters = Counter(dict.fromkeys(_COUNTED, 0))
 
     def poke(self) -> None:
@@ -126,6 +143,7 @@ class ComputeProvisioner:
             "waiting": self._waiting,
             "machines": {state.value: count for state, count in self._machines.items()},
             "counters": dict(self._counters),
+            **({"spared": {i.uuid: i.id for i in self._spared.values()}} if self._spared else {}),
             **({"trouble": self._trouble} if self._trouble else {}),
         }
 
@@ -133,7 +151,10 @@ class ComputeProvisioner:
         """Begin whatever is due; return the seconds until there is something to do again."""
         provider = await self._find_provider()
         if provider is None:
-            if not await self._wait_for_provider():
+            self._doubted, self._spared = None, {}
+            todo = await self._to_do()
+            await self._let_wait({machine: _why_it_waits(machine) for machine in todo})
+            if not todo:
                 return self._pace.sweep
             self._change = None  # A provider that is set changes no row: look again all the same.
             return self._pace.poll
@@ -146,6 +167,8 @@ class ComputeProvisioner:
             except ProviderError as error:
                 unheard = error  # Machines are tried all the same: what the provider says belongs into their rows.
         todo = await self._to_do()
+        await self._let_wait({m: _why_it_waits(m) for m in todo if not m.is_for(provider.name)})
+        todo = tuple(m for m in todo if m.is_for(provider.name))
         next_due = self._next_sweep
         to_start: list[Machine] = []
         for machine in todo:
@@ -198,7 +221,7 @@ class ComputeProvisioner:
             self._wake.set()
 
     async def _start(self, provider: Provider, machine: Machine, draft: Draft | None) -> None:
-        intended = machines.intend(machine)
+        intended = machines.intend(machine, provider.name)
 
         async def intend(tx: Transaction) -> str | None:
             """Return the agent's first secret, None when the machine has changed meanwhile."""
@@ -217,6 +240,9 @@ class ComputeProvisioner:
             instance = await provider.start(machine.uuid, spec)
         except ProviderError as error:
             after = machines.failed(intended, str(error), again=isinstance(error, TryAgain))
+            if isinstance(error, (NotDone, Refused)):
+                # It has no instance because of this: a wrong address, once corrected, is not waited for.
+                after = replace(after, provider=machine.provider)
             self._counters["failed-starts"] += 1
             log.warning("machine %d did not start: %s", machine.number, error)
         else:
@@ -274,12 +300,14 @@ class ComputeProvisioner:
         listed = {instance.uuid: instance for instance in await provider.list()}
         self._there = set(listed)
         rows = await self._database.run(machinerows.provided, read_only=True)
-        for uuid in listed.keys() - rows.keys():
+        unknown = {uuid: listed[uuid] for uuid in listed.keys() - rows.keys()}
+        for uuid in unknown if await self._believes(provider.name, unknown) else ():
             if not self._begin(uuid, lambda i=listed[uuid]: self._stop_unknown(provider, i)):  # type: ignore[misc]
                 self._unswept = True  # The end of any call makes it look, and sweep, again.
         for uuid, machine in rows.items():
-            # Only what was started before the list was asked for can be missing from it.
-            if machine.state is State.STARTED and uuid not in listed and uuid in self._seen_started:
+            # Only what this provider started, before the list was asked for, can be missing from it.
+            missing = machine.is_for(provider.name) and uuid not in listed and uuid in self._seen_started
+            if machine.state is State.STARTED and missing:
                 after = machines.lost(machine, LOST.format(machine.instance))
                 if await self._write(machine, after):
                     self._counters["lost"] += 1
@@ -291,6 +319,26 @@ class ComputeProvisioner:
         if self._machines[State.STOPPED] > 2 * self._pace.keep:
             await self._database.run(lambda tx: machinerows.forget_stopped(tx, self._pace.keep))
 
+    async def _believes(self, provider: str, unknown: dict[str, Instance]) -> bool:
+        """Whether what no row knows is to be stopped. In a new epoch it is left alone, and named, for a while."""
+        epoch = self._epoch()
+        asked = provider, epoch
+        if epoch <= 1 or self._believed == asked:
+            return True
+        if epoch > await self._database.run(lambda tx: machinerows.swept_epoch(tx, provider), read_only=True):
+            now = asyncio.get_running_loop().time()
+            if self._doubted is None or self._doubted[0] != asked:
+                self._doubted = asked, now + self._pace.spare
+            left = self._doubted[1] - now
+            if unknown and left > 0:
+                for uuid in unknown.keys() - self._spared.keys():
+                    log.warning(SPARED, unknown[uuid].id, uuid, epoch, left)
+                self._spared = unknown
+                return False
+            await self._database.run(lambda tx: machinerows.note_swept(tx, provider, epoch))
+        self._believed, self._spared = asked, {}
+        return True
+
     async def _to_do(self) -> tuple[Machine, ...]:
         """Return what is to be done, and count all machines along the way."""
 
@@ -301,18 +349,16 @@ class ComputeProvisioner:
         self._waiting = len(todo)
         return todo
 
-    async def _wait_for_provider(self) -> bool:
-        """Say in each row what it waits for; return whether any waits."""
-        todo = await self._to_do()
-        unaware = [machine for machine in todo if machine.reason != NO_PROVIDER]
+    async def _let_wait(self, reasons: Mapping[Machine, str]) -> None:
+        """Say in each row what it waits for. One that a call is under way for has its own word from that."""
+        unaware = [m for m, reason in reasons.items() if m.reason != reason and m.uuid not in self._busy]
 
         async def say(tx: Transaction) -> None:
             for machine in unaware:
-                await machinerows.replace(tx, machine, machines.waits(machine, NO_PROVIDER))
+                await machinerows.replace(tx, machine, machines.waits(machine, reasons[machine]))
 
         if unaware:
             await self._database.run(say)
-        return bool(todo)
 
     # Waiting and ending
 
@@ -354,3 +400,7 @@ class ComputeProvisioner:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def _why_it_waits(machine: Machine) -> str:
+    return ANOTHER_PROVIDER.format(machine.provider) if machine.provider else NO_PROVIDER

@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from controller.workers.provider import Gone, Instance, ProviderError, Refused, Spec, TryAgain
+from controller.workers.provider import Gone, Instance, NotDone, ProviderError, Refused, Spec, TryAgain
 
 # The image's interpreter, with the packages that agentd needs (docs/reference/localjuju.md).
 PYTHON = "/var/lib/cloud/python3"
@@ -28,7 +28,7 @@ _T = TypeVar("_T")
 
 _HEAD_BYTES = 64 << 10
 _ANSWER_BYTES = 8 << 20
-_REFUSALS: dict[int, type[ProviderError]] = {400: Refused, 410: Gone}
+_REFUSALS: dict[int, type[ProviderError]] = {400: Refused, 410: Gone, 507: NotDone}
 
 
 class BadUrl(ValueError):
@@ -81,6 +81,11 @@ class LocalProvider:
         self._tags = dict(tags)
         self._asker = asker
 
+    @property
+    def name(self) -> str:
+        """The address itself: the service has no other name."""
+        return self._url.rstrip("/")
+
     async def start(self, uuid: str, spec: Spec) -> Instance:
         answer = await self._ask("PUT", f"/{uuid}", START_SECONDS, _document(spec, self._tags))
         return _instance(_decoded(answer, _Shown))
@@ -94,29 +99,36 @@ class LocalProvider:
         return tuple(_instance(shown) for shown in _decoded(answer, _Listed).instances)
 
     async def _ask(self, method: str, target: str, limit_seconds: float, document: object = None) -> bytes:
+        failure: type[TryAgain] = NotDone
         try:
             async with asyncio.timeout(limit_seconds):
-                status, body = await self._converse(method, target, document)
+                reader, writer = await self._connected()
+                failure = TryAgain  # From here on it may arrive, whatever comes back.
+                status, body = await self._converse(reader, writer, method, target, document)
         except TimeoutError:
-            raise TryAgain(f"{self._url} did not answer within {limit_seconds:g} s") from None
+            raise failure(f"{self._url} did not answer within {limit_seconds:g} s") from None
         except (OSError, EOFError, ValueError, asyncio.LimitOverrunError) as error:
-            raise TryAgain(f"{self._url}: {str(error) or type(error).__name__}") from None
+            raise failure(f"{self._url}: {str(error) or type(error).__name__}") from None
         if status == 200:
             return body
         try:
             refusal = msgspec.json.decode(body, type=_Refusal)
         except msgspec.DecodeError:
             # Not a provider at all, perhaps. A wrong address can be corrected, so nothing is given up for it.
-            raise TryAgain(f"{self._url} answered {status}, and is no provider") from None
+            kind = NotDone if status == 404 else TryAgain
+            raise kind(f"{self._url} answered {status}, and is no provider") from None
         raise _REFUSALS.get(status, TryAgain)(refusal.reason)
 
-    async def _converse(self, method: str, target: str, document: object) -> tuple[int, bytes]:
-        content = b"" if document is None else msgspec.json.encode(document)
+    async def _connected(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         end = self._endpoint
         if end.path:
-            reader, writer = await asyncio.open_unix_connection(end.path, limit=_HEAD_BYTES)
-        else:
-            reader, writer = await asyncio.open_connection(end.host, end.port, limit=_HEAD_BYTES)
+            return await asyncio.open_unix_connection(end.path, limit=_HEAD_BYTES)
+        return await asyncio.open_connection(end.host, end.port, limit=_HEAD_BYTES)
+
+    async def _converse(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, method: str, target: str, document: object
+    ) -> tuple[int, bytes]:
+        content = b"" if document is None else msgspec.json.encode(document)
         try:
             writer.write(
                 f"{method} /v1/instances{target} HTTP/1.1\r\nHost: local\r\nX-Asked-By: {self._asker}\r\n"

@@ -10,7 +10,7 @@ from controller.workers.machines import Machine, NotNow, State, Want
 from dbaccessor import errors
 from dbaccessor.transaction import Transaction
 
-_COLUMNS = "uuid, number, state, reason, manual, attempts, retry_seconds, instance, address"
+_COLUMNS = "uuid, number, state, reason, manual, attempts, retry_seconds, instance, address, provider"
 # An agent's name is this and its machine's number.
 MACHINE_TAG = "machine-"
 _WANT_SOMETHING = (
@@ -56,6 +56,21 @@ async def forget_stopped(tx: Transaction, keep: int) -> None:
     )
 
 
+async def swept_epoch(tx: Transaction, provider: str) -> int:
+    """Return the last epoch whose rows were seen to know what this provider has, 1 where none was noted."""
+    rows = (await tx.query("SELECT epoch FROM machine_sweep WHERE provider = ?", (provider,))).rows
+    return int(str(rows[0][0])) if rows else 1
+
+
+async def note_swept(tx: Transaction, provider: str, epoch: int) -> None:
+    """From now on the rows of this epoch are believed: what none of them knows is stopped."""
+    await tx.execute(
+        "INSERT INTO machine_sweep (provider, epoch) VALUES (?, ?)"
+        " ON CONFLICT (provider) DO UPDATE SET epoch = excluded.epoch",
+        (provider, epoch),
+    )
+
+
 async def add(tx: Transaction, uuids: Sequence[str], *, manual: bool = False) -> tuple[Machine, ...]:
     """Return the machines with these uuids, added now unless they are there: it may be repeated after any doubt."""
     found = [await of_uuid(tx, uuid) for uuid in uuids]
@@ -64,7 +79,7 @@ async def add(tx: Transaction, uuids: Sequence[str], *, manual: bool = False) ->
     first = int(str(used))
     added = {uuid: machines.new(uuid, first + i, manual=manual) for i, uuid in enumerate(missing)}
     for machine in added.values():
-        await tx.execute(f"INSERT INTO machine ({_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", _row(machine))
+        await tx.execute(f"INSERT INTO machine ({_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", _row(machine))
     if added:
         # A number is never given twice, whatever becomes of its machine.
         await tx.execute("UPDATE machine_count SET numbers_used = ? WHERE id = 1", (first + len(added),))
@@ -123,10 +138,12 @@ async def came(tx: Transaction, tag: str, address: str) -> bool:
 async def replace(tx: Transaction, before: Machine, after: Machine) -> bool:
     """Write the change; return False, with nothing changed, when the row is not as `before` says any more."""
     result = await tx.execute(
-        "UPDATE machine SET state = ?, reason = ?, attempts = ?, retry_seconds = ?, instance = ?, address = ? "
+        "UPDATE machine SET state = ?, reason = ?, attempts = ?, retry_seconds = ?, instance = ?, address = ?, "
+        "provider = ? "
         "WHERE uuid = ? AND state = ? AND attempts = ?",
         (
             *(after.state.value, after.reason, after.attempts, after.retry_seconds, after.instance, after.address),
+            after.provider,
             *(before.uuid, before.state.value, before.attempts),
         ),
     )
@@ -145,13 +162,14 @@ def _machines(rows: Sequence[Sequence[Any]]) -> tuple[Machine, ...]:
             retry_seconds=None if retry_seconds is None else int(retry_seconds),
             instance=str(instance),
             address=str(address),
+            provider=str(provider),
         )
-        for uuid, number, state, reason, manual, attempts, retry_seconds, instance, address in rows
+        for uuid, number, state, reason, manual, attempts, retry_seconds, instance, address, provider in rows
     )
 
 
 def _row(machine: Machine) -> tuple[Any, ...]:
     return (
         *(machine.uuid, machine.number, machine.state.value, machine.reason, int(machine.manual), machine.attempts),
-        *(machine.retry_seconds, machine.instance, machine.address),
+        *(machine.retry_seconds, machine.instance, machine.address, machine.provider),
     )

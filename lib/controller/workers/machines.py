@@ -14,6 +14,9 @@ Two properties carry the safety of what a provisioner does outside the database.
 only after `starting` was committed, so a machine that is still pending has no instance. And `stopping` leads nowhere
 but to `stopped`, so whoever has once read that a machine is not wanted may act on it however late.
 
+A provider knows nothing of what another one has, and says of any uuid that nothing is left of it. So a row names the
+one that was asked to start its machine, from before it is asked, and no other is asked about that machine.
+
 A manual machine is one that somebody brings: no provider is asked for it, and it has started when its agent has come.
 """
 
@@ -42,7 +45,8 @@ class State(enum.StrEnum):
 
 @dataclass(frozen=True)
 class Machine:
-    """One row."""
+    """One row. `provider` names the one that may have an instance of it, "" for none, or for whichever is set: that is
+    what earlier versions wrote."""
 
     uuid: str
     number: int
@@ -53,6 +57,11 @@ class Machine:
     retry_seconds: int | None = None
     instance: str = ""
     address: str = ""
+    provider: str = ""
+
+    def is_for(self, provider: str) -> bool:
+        """Whether the provider of this name may be asked for it, and what it says believed."""
+        return self.provider in ("", provider)
 
     @property
     def wants(self) -> Want:
@@ -89,10 +98,10 @@ def new(uuid: str, number: int, *, manual: bool = False) -> Machine:
     return Machine(uuid, number, manual=manual, reason=MANUAL if manual else "")
 
 
-def intend(machine: Machine) -> Machine:
-    """Before a provider is asked to start it: one attempt more. Raises NotNow."""
-    _require(machine, machine.wants is Want.START, "start")
-    return replace(machine, state=State.STARTING, attempts=machine.attempts + 1, retry_seconds=None)
+def intend(machine: Machine, provider: str = "") -> Machine:
+    """Before the provider of this name is asked to start it: one attempt more. Raises NotNow."""
+    _require(machine, machine.wants is Want.START and machine.is_for(provider), "start")
+    return replace(machine, state=State.STARTING, attempts=machine.attempts + 1, retry_seconds=None, provider=provider)
 
 
 def started(machine: Machine, instance: str, address: str) -> Machine:

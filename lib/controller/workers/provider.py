@@ -22,12 +22,16 @@ class TryAgain(ProviderError):
     """It was not done, or may have been done: there was no answer, or no room. Ask again, later."""
 
 
+class NotDone(TryAgain):
+    """It was certainly not done: nothing was sent, or there was no room. Ask again, later, or ask another provider."""
+
+
 class Gone(ProviderError):
     """This uuid was stopped, or its instance died. It never starts again: another machine is needed."""
 
 
 class Refused(ProviderError):
-    """The request is wrong, and stays wrong when repeated."""
+    """The request is wrong, and stays wrong when repeated. It was not done."""
 
 
 @dataclass(frozen=True)
@@ -67,7 +71,14 @@ class Instance:
 
 
 class Provider(Protocol):
-    """One model's part of a cloud. No call waits longer than the deadline the provider was made with."""
+    """One model's part of a cloud. No call waits longer than the deadline the provider was made with.
+
+    `name` says which cloud: it stands in the row of each machine that this one was asked to start, and no provider of
+    another name is asked about that machine.
+    """
+
+    @property
+    def name(self) -> str: ...
 
     async def start(self, uuid: str, spec: Spec) -> Instance:
         """Return the uuid's running instance, made now if there is none. Raises TryAgain, Gone or Refused."""

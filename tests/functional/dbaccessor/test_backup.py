@@ -160,7 +160,9 @@ def test_what_is_restored_is_what_was_backed_up_and_it_grows(cluster, tmp_path: 
 
     unasked = hactl("restore", file, "--into", cluster.state_dir(0))
     assert (unasked.returncode, "--put-aside" in unasked.stderr) == (1, True)
-    done = told(hactl("restore", file, "--into", cluster.state_dir(0), "--put-aside", "--format", "json"))
+    ran = hactl("restore", file, "--into", cluster.state_dir(0), "--put-aside", "--format", "json")
+    assert "stopped ten minutes after the start; hactl controller-config local-provider= keeps" in ran.stderr
+    done = told(ran)
     assert done["cluster-uuid"] == "loopback"
     assert done["epoch"]["number"] == 2
     assert done["rows"]["t"] > 1500

@@ -97,6 +97,7 @@ def test_recovering_the_one_behind_says_what_is_lost_and_loses_no_more(cluster):
     done = hactl("recover", *directories, "--use", directories[0], "--apply")
     assert done.returncode == 0, done.stderr
     assert f"{loss['entries']} entries" in done.stdout
+    assert "local-provider= keeps them" in " ".join(done.stdout.split()), "machines that only the lost data knew"
     cluster.start(behind)
     cluster.wait(lambda: cluster.serving(behind), "it serves")
     assert rows(cluster, [behind]) == list(range(5))

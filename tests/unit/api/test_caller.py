@@ -201,6 +201,24 @@ def test_an_answer_that_is_lost_leaves_a_password_that_works(tmp_path: Path):
     play(tmp_path, script, TEXT.replace("apipassword: first", "oldpassword: first"))
 
 
+def test_a_password_that_is_set_long_after_it_was_asked_for_strands_nobody(tmp_path: Path):
+    async def script(story: Story) -> None:
+        story.world.parks_passwords = True
+        async with story.running():
+            await story.until(lambda: story.world.parked, "a controller is cut off while it sets the password")
+            story.world.parks_passwords = False
+            await story.caller.connected()
+            assert story.world.passwords[TAG] == story.conf.apipassword != "first"
+            story.world.carry_out_parked()
+            assert story.world.passwords[TAG] in (story.conf.apipassword, story.conf.oldpassword)
+            for controller in story.world.controllers:
+                for connection in list(controller.connections):
+                    connection.end("the connection broke")
+            await story.until(lambda: story.caller.report()["connections"] == 2, "it is let in again")
+
+    play(tmp_path, script, TEXT.replace("apipassword: first", "oldpassword: first"))
+
+
 def test_a_password_that_is_not_taken_keeps_the_old_one_and_is_said(tmp_path: Path):
     async def script(story: Story) -> None:
         story.world.password_error = "no room"

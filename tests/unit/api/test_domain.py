@@ -150,10 +150,21 @@ def test_agents_are_known_in_their_model_alone_and_replace_their_secret(agents: 
         assert await agents.secret_hash("gone", "machine-0") is None
         assert await agents.secret_hash("unknown", "machine-0") is None
         assert await agents.secret_hash("", "machine-1") is None
-        assert await agents.set_secret_hash(MODEL_UUID, "machine-0", "fresh", "10.0.0.9")
-        assert not await agents.set_secret_hash("web", "machine-0", "fresh", "10.0.0.9")
-        assert not await agents.set_secret_hash("", "machine-1", "fresh", "10.0.0.9")
+        assert await agents.set_secret_hash(MODEL_UUID, "machine-0", "fresh", "10.0.0.9", instead_of="kept")
+        assert not await agents.set_secret_hash("web", "machine-0", "fresh", "10.0.0.9", instead_of="kept")
+        assert not await agents.set_secret_hash("", "machine-1", "fresh", "10.0.0.9", instead_of="kept")
         assert await agents.secret_hash("", "machine-0") == "fresh"
+
+    asyncio.run(play())
+
+
+def test_a_secret_is_replaced_by_whoever_has_the_one_that_is_kept_and_by_nobody_who_comes_too_late(agents: Agents):
+    async def play() -> None:
+        assert await agents.set_secret_hash("", "machine-0", "fresh", "10.0.0.9", instead_of="kept")
+        assert await agents.set_secret_hash("", "machine-0", "fresh", "10.0.0.9", instead_of="kept"), "twice is as once"
+        assert not await agents.set_secret_hash("", "machine-0", "late", "10.0.0.9", instead_of="kept")
+        assert await agents.secret_hash("", "machine-0") == "fresh"
+        assert await agents.set_secret_hash("", "machine-0", "next", "10.0.0.9", instead_of="fresh")
 
     asyncio.run(play())
 
@@ -172,13 +183,13 @@ def test_a_manual_machine_has_started_when_its_agent_made_a_secret_of_its_own():
         await database.run(lambda tx: machinerows.add(tx, ["u-1"]))
         for tag in ("machine-0", "machine-1", "unit-x-0", "machine-00x"):
             await database.run(lambda tx, tag=tag: agentsecrets.provide(tx, tag, "first"))
-            assert await agents.set_secret_hash("web", tag, "own", "::ffff:10.0.0.9")
+            assert await agents.set_secret_hash("web", tag, "own", "::ffff:10.0.0.9", instead_of="first")
         provided = (1, "pending", "", "", "")
         assert await rows() == [(0, "started", "manual:10.0.0.9", "10.0.0.9", ""), provided], "no other is moved by it"
-        await agents.set_secret_hash("web", "machine-0", "again", "fd00::9")
+        await agents.set_secret_hash("web", "machine-0", "again", "fd00::9", instead_of="own")
         assert await rows() == [(0, "started", "manual:fd00::9", "fd00::9", ""), provided], "enrolled anew, elsewhere"
         await database.run(lambda tx: machinerows.remove(tx, [0]))
-        await agents.set_secret_hash("web", "machine-0", "late", "10.0.0.9")
+        await agents.set_secret_hash("web", "machine-0", "late", "10.0.0.9", instead_of="again")
         assert [row[1] for row in await rows()] == ["stopped", "pending"]
 
     asyncio.run(play())

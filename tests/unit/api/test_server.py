@@ -259,6 +259,25 @@ def test_a_user_and_an_agent_change_their_own_password_and_nobody_elses(tmp_path
     serve(tmp_path, play)
 
 
+def test_an_agent_that_was_enrolled_anew_meanwhile_cannot_replace_its_secret(tmp_path: Path):
+    async def change(connection: Connection, password: str) -> str:
+        asked = EntityPasswords((EntityPassword("machine-0", password),))
+        result = await connection.call("Agent", 3, "SetPasswords", asked, ErrorResults)
+        return "" if result.results[0].error is None else result.results[0].error.message
+
+    async def play(served: Served) -> None:
+        served.fakes.agents.give("machine-0", SECRET)
+        async with await served.enter("machine-0", SECRET) as connection:
+            first, second = passwords.new_secret(), passwords.new_secret()
+            assert await change(connection, first) == ""
+            assert await change(connection, second) == "", "the same connection may replace it again"
+            served.fakes.agents.give("machine-0", "of the new agent.conf")
+            assert "log in again" in await change(connection, first)
+        await (await served.enter("machine-0", "of the new agent.conf")).close()
+
+    serve(tmp_path, play)
+
+
 def test_a_watcher_hears_once_of_several_changes_and_ends_with_stop(tmp_path: Path):
     async def play(served: Served) -> None:
         served.fakes.agents.give("machine-0", SECRET)

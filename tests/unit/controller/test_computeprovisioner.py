@@ -11,14 +11,15 @@ import pytest
 
 import jumpingloop
 from controller.workers import machinerows
-from controller.workers.computeprovisioner import NO_PROVIDER, ComputeProvisioner, Pace
+from controller.workers.computeprovisioner import ANOTHER_PROVIDER, NO_PROVIDER, ComputeProvisioner, Pace
 from controller.workers.machines import Machine, State
-from controller.workers.provider import Refused, Spec, TryAgain
+from controller.workers.provider import NotDone, Refused, Spec, TryAgain
 from dbaccessor import errors
 from fakeprovider import FakeCloud, FakeProvider
 from fencedsqlite import Fenced, FencedStore, Store
 
 UUIDS = [f"00000000-0000-4000-8000-{n:012d}" for n in range(40)]
+PATCHES = ("0002-machine.sql", "0005-machine-provider.sql", "0006-machine-sweep.sql")
 STRANGER = "11111111-0000-4000-8000-000000000000"
 
 
@@ -26,17 +27,20 @@ STRANGER = "11111111-0000-4000-8000-000000000000"
 class World:
     """What outlives every holder: the database and the cloud."""
 
-    store: Store = field(default_factory=lambda: Store("0002-machine.sql"))
+    store: Store = field(default_factory=lambda: Store(*PATCHES))
     cloud: FakeCloud = field(default_factory=FakeCloud)
     provider: bool = True
     pace: Pace = field(default_factory=Pace)
+    epoch: int = 1
 
     def holder(self, token: int = 1, step=None, check: Callable[[], None] = lambda: None) -> ComputeProvisioner:
         async def find():
             return FakeProvider(self.cloud, step=step) if self.provider else None
 
         self.database = FencedStore(self.store, token, step)
-        return ComputeProvisioner(self.database, check, find, lambda m: Spec(f"machine-{m.number}"), self.pace)
+        return ComputeProvisioner(
+            self.database, check, find, lambda m: Spec(f"machine-{m.number}"), self.pace, epoch=lambda: self.epoch
+        )
 
     async def add(self, count: int, first: int = 0, **options) -> tuple[Machine, ...]:
         uuids = UUIDS[first : first + count]
@@ -146,6 +150,70 @@ def test_without_a_provider_machines_wait_and_say_what_for():
     jumpingloop.run(story())
 
 
+def test_a_machine_of_another_provider_is_neither_lost_nor_stopped_before_that_one_is_set_again():
+    async def story() -> None:
+        world = World()
+        first, second = world.cloud, FakeCloud("http://cloud:2")
+        await world.add(2)
+        provisioner = world.holder()
+        async with working(provisioner):
+            await world.until_states("started", "started")
+            world.cloud = second
+            await asyncio.sleep(3 * Pace().sweep)
+            assert world.states() == {0: "started", 1: "started"}
+            await world.remove(0)
+            await world.until(lambda: ANOTHER_PROVIDER.format(first.name) in world.reasons(), "what it waits for")
+            assert first.name in ANOTHER_PROVIDER.format(first.name)
+            await asyncio.sleep(3 * Pace().sweep)
+            assert world.states() == {0: "stopping", 1: "started"}
+            assert (first.ended, second.stopped) == ([], set())
+            world.provider = False
+            await asyncio.sleep(3 * Pace().sweep)
+            assert ANOTHER_PROVIDER.format(first.name) in world.reasons()
+            world.provider, world.cloud = True, first
+            await world.until_states("stopped", "started")
+            assert first.ended == [UUIDS[0]]
+        assert provisioner.report()["counters"]["lost"] == 0
+
+    jumpingloop.run(story())
+
+
+@pytest.mark.parametrize(
+    ("trouble", "where"),
+    [(TryAgain("no answer"), "http://cloud:1"), (NotDone("connection refused"), "http://cloud:2")],
+)
+def test_what_another_provider_may_have_started_is_not_started_a_second_time(trouble: TryAgain, where: str):
+    async def story() -> None:
+        world = World()
+        clouds = [world.cloud, FakeCloud("http://cloud:2")]
+        clouds[0].start_troubles = {UUIDS[0]: [trouble]}
+        await world.add(1)
+        async with working(world.holder()):
+            await world.until_states("error")
+            world.cloud = clouds[1]
+            await asyncio.sleep(3 * Pace().sweep)
+            assert world.states() == {0: "started" if where == world.cloud.name else "error"}
+            world.cloud = next(cloud for cloud in clouds if cloud.name == where)
+            await world.until_states("started")
+            assert [cloud.name for cloud in clouds if cloud.made] == [where]
+
+    jumpingloop.run(story())
+
+
+def test_a_row_of_an_earlier_version_is_of_whichever_provider_is_set():
+    async def story() -> None:
+        world = World()
+        await world.add(1)
+        async with working(world.holder()):
+            await world.until_states("started")
+            world.store.rows("UPDATE machine SET provider = ''")
+            world.cloud = FakeCloud("http://cloud:2")
+            await world.remove(0)
+            await world.until_states("stopped")
+
+    jumpingloop.run(story())
+
+
 def test_what_may_pass_is_tried_again_later_each_time_and_what_may_not_is_not():
     async def story() -> None:
         world = World()
@@ -211,6 +279,63 @@ def test_an_instance_that_no_row_knows_is_stopped_and_those_of_others_are_not():
             await world.until(lambda: UUIDS[9] in world.cloud.ended, "one that came later, too", Pace().sweep + 1)
             assert len(world.cloud.instances) == 2
             assert not task.done()
+
+    jumpingloop.run(story())
+
+
+def test_in_a_new_epoch_what_no_row_knows_is_named_and_left_alone_for_ten_minutes():
+    async def story() -> None:
+        world = World(epoch=2)
+        await world.add(1)
+        world.cloud.make(STRANGER, "model")
+        provisioner = world.holder(1)
+        async with working(provisioner):
+            await world.until_states("started")
+            await asyncio.sleep(Pace().spare - 2 * Pace().sweep)
+            assert world.cloud.ended == []
+            assert list(provisioner.report()["spared"]) == [STRANGER]
+        begun = asyncio.get_running_loop().time()
+        provisioner = world.holder(2)
+        async with working(provisioner):
+            await world.until(lambda: world.cloud.ended == [STRANGER], "it is stopped then", 2 * Pace().spare)
+            assert asyncio.get_running_loop().time() - begun >= Pace().spare, "whoever takes over counts anew"
+            assert "spared" not in provisioner.report()
+        world.cloud.make(UUIDS[9], "model")
+        async with working(world.holder(3)):
+            await world.until(lambda: UUIDS[9] in world.cloud.ended, "the rows are believed now", Pace().sweep)
+            world.epoch = 3
+            world.cloud.make(UUIDS[8], "model")
+            await asyncio.sleep(Pace().spare - Pace().sweep)
+            assert UUIDS[8] in world.cloud.instances, "the epoch rose under it"
+
+    jumpingloop.run(story())
+
+
+def test_without_a_provider_nothing_is_stopped_however_long_the_epoch_lasts():
+    async def story() -> None:
+        world = World(epoch=2)
+        world.cloud.make(STRANGER, "model")
+        async with working(world.holder()):
+            await asyncio.sleep(Pace().spare / 2)
+            world.provider = False
+            await asyncio.sleep(2 * Pace().spare)
+            world.provider = True
+            await asyncio.sleep(Pace().spare - 2 * Pace().sweep)
+            assert world.cloud.ended == []
+            await world.until(lambda: world.cloud.ended == [STRANGER], "the time to be up")
+
+    jumpingloop.run(story())
+
+
+def test_rows_that_know_every_instance_are_believed_at_once_in_a_new_epoch():
+    async def story() -> None:
+        world = World(epoch=2)
+        await world.add(1)
+        async with working(world.holder()):
+            await world.until_states("started")
+            await asyncio.sleep(2 * Pace().sweep)
+            world.cloud.make(STRANGER, "model")
+            await world.until(lambda: world.cloud.ended == [STRANGER], "the stranger to be stopped", 2 * Pace().sweep)
 
     jumpingloop.run(story())
 

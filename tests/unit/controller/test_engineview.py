@@ -80,3 +80,10 @@ def test_what_failed_is_degraded_and_what_waits_is_not(manifolds: Any, plugins: 
 def test_something_that_is_no_report_is_refused():
     with pytest.raises(engineview.BadReport, match="no report"):
         engineview.parse(b"[]")
+
+
+def test_instances_that_a_provisioner_spares_are_named():
+    report = parsed(in_models(**{"compute-provisioner": manifold(calls=0, spared={"uuid-1": "i-7", "uuid-2": "i-9"})}))
+
+    (line,) = [line for line in engineview.lines(report, NOW) if "compute-provisioner" in line]
+    assert line.endswith("stops within ten minutes what no machine knows: i-7, i-9")

@@ -41,7 +41,9 @@ class Killed(Exception):
 
 class World:
     def __init__(self) -> None:
-        self.store = Store("0001-model.sql", "0002-machine.sql", "0003-agents.sql", "0004-enrolment.sql")
+        self.store = Store(
+            "0001-model.sql", "0002-machine.sql", "0003-agents.sql", "0004-enrolment.sql", "0005-machine-provider.sql"
+        )
         self.cloud = FakeCloud()
         self.drafts = 0
         self.trouble: errors.DbAccessorError | None = None

@@ -129,7 +129,7 @@ def run(store: Store, body):
 
 
 def test_numbers_go_up_and_are_never_given_twice():
-    store = Store("0002-machine.sql")
+    store = Store("0002-machine.sql", "0005-machine-provider.sql")
 
     first = run(store, lambda tx: machinerows.add(tx, UUIDS[:2]))
     run(store, lambda tx: machinerows.remove(tx, [1]))
@@ -141,7 +141,7 @@ def test_numbers_go_up_and_are_never_given_twice():
 
 
 def test_adding_again_after_any_doubt_adds_only_what_is_missing():
-    store = Store("0002-machine.sql")
+    store = Store("0002-machine.sql", "0005-machine-provider.sql")
     (first,) = run(store, lambda tx: machinerows.add(tx, UUIDS[:1]))
 
     again = run(store, lambda tx: machinerows.add(tx, UUIDS[:3]))
@@ -152,7 +152,7 @@ def test_adding_again_after_any_doubt_adds_only_what_is_missing():
 
 
 def test_a_change_is_written_only_over_what_it_was_made_from():
-    store = Store("0002-machine.sql")
+    store = Store("0002-machine.sql", "0005-machine-provider.sql")
     (before,) = run(store, lambda tx: machinerows.add(tx, UUIDS[:1]))
     intended = machines.intend(before)
 
@@ -166,7 +166,7 @@ def test_a_change_is_written_only_over_what_it_was_made_from():
 
 
 def test_every_column_comes_back_as_it_was_written():
-    store = Store("0002-machine.sql")
+    store = Store("0002-machine.sql", "0005-machine-provider.sql")
     (before,) = run(store, lambda tx: machinerows.add(tx, UUIDS[:1]))
     for change in (machines.intend, CHANGES["failed"], machines.intend, CHANGES["started"], CHANGES["lost"]):
         after = change(before)
@@ -176,7 +176,7 @@ def test_every_column_comes_back_as_it_was_written():
 
 
 def test_removing_names_what_is_not_there_and_changes_nothing():
-    store = Store("0002-machine.sql")
+    store = Store("0002-machine.sql", "0005-machine-provider.sql")
     run(store, lambda tx: machinerows.add(tx, UUIDS[:1]))
 
     with pytest.raises(errors.Refused, match="no machine 7, 9"):
@@ -187,7 +187,7 @@ def test_removing_names_what_is_not_there_and_changes_nothing():
 
 
 def test_only_what_failed_is_tried_again_and_what_did_not_is_named():
-    store = Store("0002-machine.sql")
+    store = Store("0002-machine.sql", "0005-machine-provider.sql")
     a, b, _ = run(store, lambda tx: machinerows.add(tx, UUIDS[:3]))
     run(store, lambda tx: machinerows.add(tx, UUIDS[3:4], manual=True))
 
@@ -216,7 +216,7 @@ def test_only_what_failed_is_tried_again_and_what_did_not_is_named():
 
 
 def test_machines_are_counted_by_their_states():
-    store = Store("0002-machine.sql")
+    store = Store("0002-machine.sql", "0005-machine-provider.sql")
     run(store, lambda tx: machinerows.add(tx, UUIDS[:3]))
     run(store, lambda tx: machinerows.remove(tx, [1]))
 
@@ -228,7 +228,7 @@ def test_machines_are_counted_by_their_states():
 
 
 def test_what_is_to_do_leaves_out_what_waits_for_nobody():
-    store = Store("0002-machine.sql")
+    store = Store("0002-machine.sql", "0005-machine-provider.sql")
     a, b, c, d = run(store, lambda tx: machinerows.add(tx, UUIDS[:4]))
     run(store, lambda tx: machinerows.add(tx, UUIDS[4:], manual=True))
 

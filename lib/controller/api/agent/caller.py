@@ -6,6 +6,7 @@ controller that has just failed comes last.
 
 A password that was given by somebody else (a provisioner) is replaced by one that only this agent knows: first in the
 file, with the one that works kept beside it, then at the controller. Killed in between, it finds the one that works.
+One that was sent and not answered may still be set, by a controller that was cut off. So the next try sends the same.
 
 A controller of an older epoch is refused: the login tells it of the newer one, so it learns that it was left behind.
 """
@@ -15,6 +16,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
+import re
 import secrets
 import time
 from collections.abc import Awaitable, Callable
@@ -43,6 +45,10 @@ from controller.api.scopes import HostPort
 log = logging.getLogger(__name__)
 
 _T = TypeVar("_T")
+
+# As token_urlsafe makes them here. A controller takes no short one, and what looks otherwise is not of this agent.
+_OWN_BYTES = 18
+_OWN_PASSWORD = re.compile(r"[A-Za-z0-9_-]{24}")
 
 
 class Watch(Protocol):
@@ -233,7 +239,7 @@ class Caller:
                 raise _refusal(connection.address, conf.tag, error) from error
             await self._believe(connection, login, conf)
             if password != conf.apipassword:
-                await self._replace_password(connection, conf.tag, password)
+                await self._replace_password(connection, conf, password)
             return login
         raise AssertionError("the last password either works or is refused")
 
@@ -250,16 +256,21 @@ class Caller:
             case Verdict.SAME:
                 pass
 
-    async def _replace_password(self, connection: Connection, tag: str, works: str) -> None:
-        """Make a password that only this agent knows. In the file first: the one that works stays beside it."""
-        new = secrets.token_urlsafe(18)
+    async def _replace_password(self, connection: Connection, conf: AgentConf, works: str) -> None:
+        """Set a password that only this agent knows. In the file first: the one that works stays beside it.
+
+        One of its own that is in the file and lets it in nowhere yet is in doubt: a controller that took it, and did
+        not answer, may set it at any later time. Another one would be overwritten then, with nothing left that works.
+        """
+        in_doubt = _OWN_PASSWORD.fullmatch(conf.apipassword) is not None
+        new = conf.apipassword if in_doubt else secrets.token_urlsafe(_OWN_BYTES)
         await self._update(lambda c: agentconf.with_passwords(c, new, works))
-        change = EntityPasswords((EntityPassword(tag, new),))
+        change = EntityPasswords((EntityPassword(conf.tag, new),))
         answer = await connection.call("Agent", 3, "SetPasswords", change, ErrorResults)
         refused = [result.error.message for result in answer.results if result.error is not None]
         if refused or not answer.results:
             raise Refusal(f"{connection.address} does not take a new password: {', '.join(refused) or 'no answer'}")
-        log.info("%s has a new password", tag)
+        log.info("%s has a new password", conf.tag)
 
     async def _update(self, change: Callable[[AgentConf], AgentConf]) -> None:
         await asyncio.to_thread(self._file.update, change)

@@ -63,6 +63,9 @@ async def _set(domain: Domain, caller: Caller, change: EntityPassword) -> ErrorR
         sentence = f"an agent's password has {_FEWEST_CHARACTERS} to {_MOST_CHARACTERS} characters"
         return ErrorResult(Fault(sentence, messages.NOT_VALID))
     kept = passwords.hashed_secret(change.password)
-    if not await domain.agents.set_secret_hash(caller.model_uuid, change.tag, kept, caller.place):
-        return ErrorResult(Fault(f"{change.tag} not found", messages.NOT_FOUND))
+    before = caller.identity.secret_hash
+    if not await domain.agents.set_secret_hash(caller.model_uuid, change.tag, kept, caller.place, instead_of=before):
+        sentence = f"the secret that {change.tag} logged in with is not valid any more: log in again"
+        return ErrorResult(Fault(sentence, messages.UNAUTHORIZED))
+    caller.has_new_secret(kept)
     return ErrorResult()
