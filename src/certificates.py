@@ -137,7 +137,7 @@ def issue(
 
     today = now.date().isoformat()
     if authority is None:
-        authority = signing.found(now)
+        authority = signing.found(now, papers.trusted[0] if papers.trusted else "")
     elif set(papers.issued) & set(departed) or (authority.id == papers.authority and today >= papers.renew):
         authority = signing.succeed(authority, now, MOST_AUTHORITIES)
     before = tuple(c for c in papers.trusted if c != authority.certificate)

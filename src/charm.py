@@ -176,7 +176,9 @@ class ControllerCharm(ops.CharmBase):
 
     def _certify(self, now: Facts) -> certificatefiles.Installed:
         """Put the certificates in place that were published for this unit. Done before anything is rendered."""
-        installed = certificatefiles.install(paths.STATE_DIR, now.app.papers, now.controller_id)
+        installed = certificatefiles.install(
+            paths.STATE_DIR, now.app.papers, now.controller_id, datetime.datetime.now(datetime.UTC)
+        )
         if installed.waiting:
             self._say(ops.WaitingStatus(installed.waiting))
         self._certified = bool(installed.uses)

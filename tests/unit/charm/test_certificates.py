@@ -133,6 +133,27 @@ def test_a_clock_behind_the_authority_s_making_signs_nothing():
         signing.sign(AUTHORITY, REQUEST, "0", NOW - YEAR)
 
 
+def test_an_authority_that_replaces_another_is_good_at_once_however_far_ahead_the_clock_of_its_maker_is():
+    ahead = NOW + datetime.timedelta(days=3)
+
+    new = signing.succeed(AUTHORITY, ahead, 8)
+
+    leaf = x509.load_pem_x509_certificate(signing.sign(new, REQUEST, "0", ahead).encode())
+    assert leaf.not_valid_before_utc < NOW < leaf.not_valid_after_utc
+    assert signing.sign(new, REQUEST, "0", NOW)  # With the clock mended, another unit.
+
+
+def test_so_is_one_that_takes_over_because_the_secret_is_gone():
+    units = {"0": applicant()}
+    papers, _, _ = issue(Papers(), None, units)
+
+    after, new, _ = issue(papers, None, {**units, "1": applicant()}, now=NOW + datetime.timedelta(days=3))
+
+    assert new.id != papers.authority
+    assert x509.load_pem_x509_certificate(after.issued["0"].certificate.encode()).not_valid_before_utc < NOW
+    assert issue(after, new, {"2": applicant()})[0].issued["2"]
+
+
 def test_an_authority_is_replaced_long_before_its_own_end():
     units = {"0": applicant()}
     papers, authority, _ = issue(Papers(), None, units)
@@ -410,6 +431,24 @@ def test_certificates_that_do_not_fit_replace_nothing(machine: Machine):
     assert {file.name: file.read_bytes() for file in machine.tls.iterdir()} == before
     assert isinstance(out.unit_status, ops.WaitingStatus)
     assert "the certificate that was published is not used" in out.unit_status.message
+
+
+@pytest.mark.parametrize(
+    ("signed", "said"), [(datetime.timedelta(days=3), "is not valid before"), (-2 * YEAR, "expired at")]
+)
+def test_certificates_that_are_not_valid_now_replace_nothing_and_are_not_said_to_be_in_use(
+    machine: Machine, signed: datetime.timedelta, said: str
+):
+    out = machine.run(machine.context.on.start(), state(relation(FOUNDED, OWN), "10.0.0.4/24", leader=False))
+    before, uses = {file.name: file.read_bytes() for file in machine.tls.iterdir()}, own_bag(out).certificate
+    papers, _, _ = issue(Papers(), None, {"0": Applicant(REQUEST)}, now=NOW + signed)
+    other = dataclasses.replace(FOUNDED, papers=papers)
+
+    out = machine.run(machine.context.on.start(), state(relation(other, OWN), "10.0.0.4/24", leader=False))
+
+    assert {file.name: file.read_bytes() for file in machine.tls.iterdir()} == before
+    assert own_bag(out).certificate == uses
+    assert said in out.unit_status.message
 
 
 def test_only_root_may_read_what_lies_there(machine: Machine):
