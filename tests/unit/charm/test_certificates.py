@@ -212,6 +212,22 @@ class TestRotation:
         assert settled.trusted == (third.certificate,)
         assert settled.retired == (second.certificate, first.certificate)
 
+    def test_one_that_was_leaving_while_another_was_signed_for_is_not_forgotten(self):
+        units = {str(n): applicant() for n in range(3)}
+        before, old, _ = issue(Papers(), None, units)
+        del units["2"]
+        units["3"] = applicant()
+        meanwhile, same, _ = issue(before, old, units)
+        assert same == old
+
+        (reason,) = certificates.due(meanwhile, units, ("2",), NOW)
+        after, new, _ = issue(meanwhile, same, units, ("2",))
+
+        assert reason == "controller 2 departed with a certificate: a new authority takes over"
+        assert new != old
+        assert set(after.issued) == set(units)
+        assert certificates.due(after, units, ("2",), NOW) == []
+
     def test_authorities_of_long_ago_are_forgotten(self):
         units = {"0": applicant()}
         papers, authority, _ = issue(Papers(), None, units)

@@ -7,6 +7,7 @@ from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
+import certificates
 import signing
 from dbaccessor import conf, tlsfiles
 from dbcluster import AppBag
@@ -222,6 +223,10 @@ class Units(RuleBasedStateMachine):
         assert signing.Authority.parse(dict(secret.latest_content)).id == bag.papers.authority
         assert len(bag.papers.trusted) == 1
         assert set(bag.papers.issued) == {str(n) for n in self.model.hosts}
+        trusted = {certificates.digest(certificate) for certificate in bag.papers.trusted}
+        for earlier in self.model.published:
+            for controller_id, issued in earlier.papers.issued.items():
+                assert controller_id not in bag.departed or issued.authority not in trusted
 
     def _all(self) -> object:
         hosts = self.model.hosts.values()
