@@ -80,6 +80,7 @@ class ControllerCharm(ops.CharmBase):
             cluster.relation_broken,
         ):
             framework.observe(event, self._on_event)
+        framework.observe(self.on.secret_changed, self._on_secret_changed)
         framework.observe(self.on.secret_remove, self._on_secret_remove)
         framework.observe(self.on.stop, self._on_stop)
         framework.observe(self.on.remove, self._on_remove)
@@ -315,6 +316,11 @@ class ControllerCharm(ops.CharmBase):
     def _say(self, status: ops.StatusBase) -> None:
         if self._statuses is not None:
             self._statuses.append(status)
+
+    def _on_secret_changed(self, event: ops.SecretChangedEvent) -> None:
+        import certificatesecret
+
+        certificatesecret.follow_newest_revision(event)
 
     def _on_secret_remove(self, event: ops.SecretRemoveEvent) -> None:
         import certificatesecret

@@ -388,6 +388,19 @@ def test_a_revision_that_nobody_follows_any_more_is_removed(machine: Machine):
     assert machine.context.removed_secret_revisions == [2]
 
 
+def test_a_former_leader_lets_go_of_the_revision_that_it_read(machine: Machine):
+    fresh = signing.succeed(AUTHORITY, NOW, 8).dump()
+    # Without an owner: ops.testing believes that no unit of the owner is ever told.
+    replaced = testing.Secret(AUTHORITY.dump(), latest_content=fresh, label=certificatesecret.LABEL)
+    other = testing.Secret(AUTHORITY.dump(), latest_content=fresh, label="somebody-else-s")
+    given = state(relation(FOUNDED, OWN), "10.0.0.4/24", leader=False)
+
+    for secret, followed in ((replaced, fresh), (other, AUTHORITY.dump())):
+        before = dataclasses.replace(given, secrets={secret})
+        out = machine.run(machine.context.on.secret_changed(secret), before)
+        assert [s.tracked_content for s in out.secrets] == [followed]
+
+
 def test_one_that_leaves_is_not_waited_for(machine: Machine):
     machine.units(0, dying=(1,))
     given = state(relation(FOUNDED, OWN, unit1=UnitBag("1", "10.0.0.5")), "10.0.0.4/24")
