@@ -56,6 +56,12 @@ class Units(RuleBasedStateMachine):
         staying = self._staying()
         self.model.dying.add(staying[n % len(staying)])
 
+    @precondition(lambda self: self.model.dying - self.model.left)
+    @rule(n=nth)
+    def a_leaver_leaves_the_relation(self, n: int) -> None:
+        leaving = sorted(self.model.dying - self.model.left)
+        self.model.left.add(leaving[n % len(leaving)])
+
     @precondition(lambda self: self.model.dying)
     @rule(n=nth)
     def removal_ends(self, n: int) -> None:
@@ -176,6 +182,7 @@ class Units(RuleBasedStateMachine):
 
     def everything_settles(self) -> None:
         model = self.model
+        self._nobody_who_leaves_keeps_others_out()
         for number in sorted(model.dying):
             model.force_remove(number)
         if not model.hosts:
@@ -204,6 +211,18 @@ class Units(RuleBasedStateMachine):
         if in_force:
             assert bag.bootstrapped
         self._all_are_certified(bag)
+
+    def _nobody_who_leaves_keeps_others_out(self) -> None:
+        """The machine of one that is leaving may be dead: it is in the relation for as long as nobody uses force."""
+        staying = self._staying()
+        if not staying:
+            return
+        if self.model.leader not in staying:
+            self.model.leader = staying[0]
+        for _ in range(3):
+            self.a_hook_of_everybody(0)
+        bag = AppBag.parse(self.model.app_bag)
+        assert {str(n) for n in staying} <= {*bag.addresses, *bag.unresolved}
 
     def _the_space_is_what_the_bindings_say(self, bag: AppBag) -> None:
         has = {f"{a.rpartition('.')[0]}.0/24" for host in self.model.hosts.values() for a in host.addresses}
