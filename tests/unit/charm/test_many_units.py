@@ -264,6 +264,26 @@ class Units(RuleBasedStateMachine):
         return numbers[n % len(numbers)]
 
 
+def test_a_replaced_unit_ends_in_an_authority_that_never_signed_for_it():
+    units = Units()
+    units.deploy(3, 0)
+    for _ in range(3):
+        units.a_hook_of_everybody(0)
+    before = AppBag.parse(units.model.app_bag).papers
+
+    units.model.dying.add(2)  # Its machine is dead: none of its hooks runs.
+    units.model.add_unit()
+    for _ in range(3):
+        units.a_hook_of_everybody(0)
+    assert set(AppBag.parse(units.model.app_bag).papers.issued) == {"0", "1", "2", "3"}
+    units.model.force_remove(2)
+    units.teardown()
+
+    after = units.model.published[-1].papers
+    assert before.authority != after.authority
+    assert before.trusted[0] in after.retired
+
+
 TestUnits = pytest.mark.timeout(600)(pytest.mark.slow(Units.TestCase))
 TestUnits.settings = settings(
     max_examples=25,
