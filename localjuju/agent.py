@@ -189,6 +189,8 @@ class Agent:
         self._failures, self._retry_at, unit.hook_error = 0, 0.0, ""
         if hook.kind == "install":
             self._model.enter_scope(unit)
+        if hook.kind == "relation-broken" and hook.relation_id is not None:
+            self._model.leave_scope(unit, hook.relation_id)
         if hook.kind == "start" and unit.workload.message == "installing charm software":
             unit.workload = self._model.status("unknown")
         self.poke()

@@ -64,7 +64,7 @@ class Seen:
 class RelationFacts:
     endpoint: str
     app: str
-    members: dict[str, int]  # The other units in scope, not leaving.
+    members: dict[str, int]  # The other units in scope, those that are leaving too.
     app_version: int  # 0 for a bag this unit wrote itself, or that nobody wrote.
 
 

@@ -222,10 +222,13 @@ class Model:
         self.touch()
 
     def start_dying(self, unit: Unit) -> None:
-        """From now on its peers see it depart. It keeps its lease until it is gone, as in Juju."""
+        """From now on it leaves, hook by hook. It keeps its lease until it is gone, as in Juju."""
         unit.dying = True
-        for relation in self.peers_of(unit.app):
-            relation.scope.discard(unit.name)
+        self.touch()
+
+    def leave_scope(self, unit: Unit, relation_id: int) -> None:
+        """Its own -broken has ended well: only now, as in Juju, do its peers see it depart."""
+        self.relations[relation_id].scope.discard(unit.name)
         self.touch()
 
     def remove_unit(self, unit: Unit, *, orderly: bool) -> None:

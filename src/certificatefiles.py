@@ -6,6 +6,7 @@ nothing unless it fits. The key is made here and stays here.
 
 from __future__ import annotations
 
+import datetime
 import logging
 from dataclasses import dataclass
 from hashlib import sha256
@@ -56,8 +57,12 @@ def request(state_dir: Path) -> str:
     return text
 
 
-def install(state_dir: Path, papers: Papers, controller_id: str) -> Installed:
-    """Make the files say what the (committed) papers say. Files that would not fit together replace nothing."""
+def install(state_dir: Path, papers: Papers, controller_id: str, now: datetime.datetime) -> Installed:
+    """Make the files say what the (committed) papers say.
+
+    Files that would not fit together replace nothing, nor does a certificate that is not valid now: the unit would say
+    that it uses it, and by that word the authority that everybody can still use is retired.
+    """
     folder = state_dir / DIRECTORY
     here = certificates.digest(_first(_read(folder / "cert.pem"))) if (folder / "cert.pem").exists() else ""
     issued = papers.issued.get(controller_id)
@@ -76,7 +81,7 @@ def install(state_dir: Path, papers: Papers, controller_id: str) -> Installed:
 
     try:
         files = {name: text.encode() for name, text in {**wanted, KEY: _read(folder / KEY)}.items()}
-        tlsfiles.check(files, controller_id)
+        tlsfiles.check(files, controller_id).at(now)
     except tlsfiles.BadCredentials as error:
         logger.warning("the certificate that was published is not used: %s", error)
         return Installed(here, waiting=f"the certificate that was published is not used: {error}")

@@ -7,9 +7,10 @@ here is public, and is one JSON value in the app bag, the *papers*. The rules ar
   unit; what a request says of its owner counts for nothing;
 * what is signed stays as it is until its request changes, its authority does, or a third of its time is left: running a
   hook again changes no byte;
-* when a controller that had a certificate departs, a new authority takes over. Both are trusted until every unit has
-  said that it uses a certificate of the new one; then the old one is retired. A retired one still proves to lost
-  controllers that they are lost (lib/dbaccessor/tls.py), and opens nothing.
+* when a controller that had a certificate departs, a new authority takes over. So what was signed for one stays in the
+  papers until it has departed, also while its unit is leaving and nothing is signed for it any more. Both authorities
+  are trusted until every unit has said that it uses a certificate of the new one; then the old one is retired. A
+  retired one still proves to lost controllers that they are lost (lib/dbaccessor/tls.py), and opens nothing.
 
 Units act on committed papers only. So a hook that fails after it made an authority leaves nothing behind: neither the
 secret nor any certificate signed with it.
@@ -137,12 +138,13 @@ def issue(
 
     today = now.date().isoformat()
     if authority is None:
-        authority = signing.found(now)
+        authority = signing.found(now, papers.trusted[0] if papers.trusted else "")
     elif set(papers.issued) & set(departed) or (authority.id == papers.authority and today >= papers.renew):
         authority = signing.succeed(authority, now, MOST_AUTHORITIES)
     before = tuple(c for c in papers.trusted if c != authority.certificate)
     problems = []
-    issued = {i: old for i, old in papers.issued.items() if i in units and i not in departed}
+    # One that is leaving is not among the units any more, and its entry is what makes a new authority take over later.
+    issued = {i: old for i, old in papers.issued.items() if i not in departed}
     for controller_id, applicant in units.items():
         old = issued.get(controller_id)
         if applicant is None or not applicant.request:

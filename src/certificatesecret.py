@@ -71,6 +71,15 @@ class Vault:
         return secret.get_info().id
 
 
+def follow_newest_revision(event: ops.SecretChangedEvent) -> None:
+    """Let go of the revision that this unit read when it led: while somebody follows it, Juju keeps its key."""
+    if event.secret.label == LABEL:
+        try:
+            event.secret.get_content(refresh=True)
+        except ops.SecretNotFoundError:
+            logger.info("the secret %s is gone: there is nothing to follow", LABEL)
+
+
 def forget_old_revision(event: ops.SecretRemoveEvent) -> None:
     """Nobody follows this revision any more: the key of an authority that was replaced goes for good."""
     if event.secret.label == LABEL:

@@ -80,6 +80,7 @@ class ControllerCharm(ops.CharmBase):
             cluster.relation_broken,
         ):
             framework.observe(event, self._on_event)
+        framework.observe(self.on.secret_changed, self._on_secret_changed)
         framework.observe(self.on.secret_remove, self._on_secret_remove)
         framework.observe(self.on.stop, self._on_stop)
         framework.observe(self.on.remove, self._on_remove)
@@ -176,7 +177,9 @@ class ControllerCharm(ops.CharmBase):
 
     def _certify(self, now: Facts) -> certificatefiles.Installed:
         """Put the certificates in place that were published for this unit. Done before anything is rendered."""
-        installed = certificatefiles.install(paths.STATE_DIR, now.app.papers, now.controller_id)
+        installed = certificatefiles.install(
+            paths.STATE_DIR, now.app.papers, now.controller_id, datetime.datetime.now(datetime.UTC)
+        )
         if installed.waiting:
             self._say(ops.WaitingStatus(installed.waiting))
         self._certified = bool(installed.uses)
@@ -313,6 +316,11 @@ class ControllerCharm(ops.CharmBase):
     def _say(self, status: ops.StatusBase) -> None:
         if self._statuses is not None:
             self._statuses.append(status)
+
+    def _on_secret_changed(self, event: ops.SecretChangedEvent) -> None:
+        import certificatesecret
+
+        certificatesecret.follow_newest_revision(event)
 
     def _on_secret_remove(self, event: ops.SecretRemoveEvent) -> None:
         import certificatesecret

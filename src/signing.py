@@ -3,8 +3,9 @@
 Loading that package takes a third of a short hook, so certificates.py and certificatefiles.py import this one only when
 there is something to make or to read; most hooks find nothing.
 
-A certificate's beginning is its authority's, whatever the clock of the unit that signs says now: a leader whose clock
-runs ahead must not sign what nobody accepts yet. A clock that is behind the authority's beginning signs nothing.
+A certificate's beginning is its authority's, and an authority's is that of the one it replaces, whatever the clock of
+the unit that signs says now: a leader whose clock runs ahead must not sign what nobody accepts yet. A clock that is
+behind the authority's beginning signs nothing.
 """
 
 from __future__ import annotations
@@ -91,22 +92,26 @@ def fits(request_text: str, key: str) -> bool:
         return False
 
 
-def found(now: datetime.datetime) -> Authority:
-    """Return a new authority, signed by itself."""
+def found(now: datetime.datetime, before: str = "") -> Authority:
+    """Return a new authority, signed by itself. It begins where `before` did, the certificate of one it replaces.
+
+    That one's beginning has been accepted by everybody, and `now` may be days ahead of everybody's clocks.
+    """
+    begins = x509.load_pem_x509_certificate(before.encode()).not_valid_before_utc if before else now - _BACKDATED
     key = ec.generate_private_key(ec.SECP256R1())
-    return Authority(_key_pem(key), _pem(_authority(key.public_key(), _new_name(), now).sign(key, hashes.SHA256())))
+    own = _authority(key.public_key(), _new_name(), begins, now + AUTHORITY_LIFETIME).sign(key, hashes.SHA256())
+    return Authority(_key_pem(key), _pem(own))
 
 
 def succeed(old: Authority, now: datetime.datetime, most: int) -> Authority:
     """Return the authority that replaces `old`, with at most `most` links back."""
-    new = found(now)
+    new = found(now, old.certificate)
     signer = x509.load_pem_x509_certificate(old.certificate.encode())
     own = x509.load_pem_x509_certificate(new.certificate.encode())
     public = own.public_key()
     assert isinstance(public, ec.EllipticCurvePublicKey)
-    link = _authority(public, own.subject, signer.not_valid_before_utc + _BACKDATED, signer=signer).sign(
-        _load_key(old.key), hashes.SHA256()
-    )
+    begins, ends = signer.not_valid_before_utc, signer.not_valid_after_utc
+    link = _authority(public, own.subject, begins, ends, signer=signer).sign(_load_key(old.key), hashes.SHA256())
     return Authority(new.key, new.certificate, (_pem(link), *old.chain)[:most])
 
 
@@ -153,7 +158,8 @@ def ends(certificate: str) -> datetime.datetime:
 def _authority(
     key: ec.EllipticCurvePublicKey,
     name: x509.Name,
-    now: datetime.datetime,
+    begins: datetime.datetime,
+    ends: datetime.datetime,
     signer: x509.Certificate | None = None,
 ) -> x509.CertificateBuilder:
     builder = (
@@ -162,8 +168,8 @@ def _authority(
         .issuer_name(signer.subject if signer else name)
         .public_key(key)
         .serial_number(x509.random_serial_number())
-        .not_valid_before(now - _BACKDATED)
-        .not_valid_after(signer.not_valid_after_utc if signer else now + AUTHORITY_LIFETIME)
+        .not_valid_before(begins)
+        .not_valid_after(ends)
         .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
         .add_extension(_usage(authority=True), critical=True)
         .add_extension(x509.SubjectKeyIdentifier.from_public_key(key), critical=False)

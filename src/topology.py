@@ -4,7 +4,9 @@ Pure, and computed anew from all facts in every hook of the leader, whoever that
 contract C1's:
 
 * the map is complete or unchanged: it changes only when the leader's view is whole, and an id leaves it only
-  when goal-state no longer names its unit;
+  when goal-state no longer names its unit. A view is whole when every unit that is to be there is seen, and
+  nobody is seen whom goal-state no longer names. One that is leaving may be either: Juju shows it until its own
+  relation-broken has run, which is never while its machine is down, and it stays in the map for as long;
 * the generation is one more than any that somebody may have rendered, so that it never runs backwards, not
   even after a leader rendered what its failed hook then did not publish;
 * a cluster is founded once: the bootstrap controller moves only off a departed one, always with a new
@@ -57,6 +59,12 @@ class View:
     rendered: Rendered = Rendered()
     space: str | None = ""
 
+    @property
+    def staying(self) -> Mapping[str, UnitBag]:
+        """The units that are seen and that Juju means to be there."""
+        alive = self.goal.alive if self.goal is not None else frozenset[str]()
+        return {unit: bag for unit, bag in self.units.items() if unit in alive}
+
 
 @dataclass(frozen=True)
 class Proposal:
@@ -98,7 +106,7 @@ def incomplete(view: View) -> str | None:
     seen = frozenset(view.units)
     if unseen := sorted(view.goal.alive - seen):
         return f"{', '.join(unseen)} not in the relation yet"
-    if leaving := sorted(seen - view.goal.alive):
+    if leaving := sorted(seen - view.goal.named):
         return f"{', '.join(leaving)} leaving"
     if newer := sorted(unit for unit, bag in view.units.items() if bag.schema > SCHEMA):
         return f"{', '.join(newer)} writes a newer schema: refresh this unit"
@@ -120,9 +128,9 @@ def newest_state(view: View, cluster_uuid: str) -> str:
 
 def _with_members(view: View, old: AppBag, reasons: list[str]) -> AppBag:
     assert view.goal is not None
-    ids = {unit: bag.controller_id or assigned_id(unit) for unit, bag in view.units.items()}
-    staying = {i: unit for i, unit in old.units.items() if unit in view.goal.dying}
-    units = {**staying, **{i: unit for unit, i in ids.items() if i not in old.departed}}
+    ids = {unit: bag.controller_id or assigned_id(unit) for unit, bag in view.staying.items()}
+    leaving = {i: unit for i, unit in old.units.items() if unit in view.goal.dying}
+    units = {**leaving, **{i: unit for unit, i in ids.items() if i not in old.departed}}
     gone = set(old.units) - set(units)
     departed = tuple(sorted({*old.departed, *gone}))
     if gone:
@@ -140,15 +148,18 @@ def _addresses(view: View, old: AppBag, units: Mapping[str, str], reasons: list[
 
     An id once resolved stays so while nobody else has its address: a newer one replaces it, a missing one does not.
     Of two that publish one address, it belongs to whoever had it before, else to the lower id. Two units may swap
-    theirs, and a whole subnet may be renumbered: the claims of now count before the addresses of then.
+    theirs, and a whole subnet may be renumbered: the claims of now count before the addresses of then. One that is
+    leaving publishes nothing any more, so what it claims counts after the claims of those that stay.
     """
+    assert view.goal is not None
+    dying = view.goal.dying
     claims: dict[str, str] = {}
     for i, unit in units.items():
         bag = view.units.get(unit)
         if bag is not None and bag.controller_id and bag.address:
             claims[i] = bag.address
     owners: dict[str, str] = {}
-    for i in sorted(claims, key=lambda i: (claims[i] != old.addresses.get(i), _rank(i))):
+    for i in sorted(claims, key=lambda i: (units[i] in dying, claims[i] != old.addresses.get(i), _rank(i))):
         owner = owners.setdefault(claims[i], i)
         if owner != i:
             reasons.append(f"controller {i} does not get {claims[i]}, which is that of controller {owner}")
@@ -171,7 +182,7 @@ def _with_space(view: View, app: AppBag, whole: bool, reasons: list[str]) -> App
     if view.space is None:
         return app
     if view.space:
-        said = [bag.management for bag in view.units.values()]
+        said = [bag.management for bag in view.staying.values()]
         if not whole or None in said:
             return app
         space = conf.ManagementSpace(view.space, tuple(sorted({s for subnets in said for s in subnets or ()})))
@@ -206,7 +217,7 @@ def _with_cluster(view: View, app: AppBag, whole: bool, new_uuid: Callable[[], s
 
 
 def _founder(view: View, app: AppBag) -> str | None:
-    fit = [i for i in app.addresses if app.units.get(i) in view.units]
+    fit = [i for i in app.addresses if app.units.get(i) in view.staying]
     return min(fit, key=_rank, default=None)
 
 

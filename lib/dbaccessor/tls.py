@@ -92,16 +92,19 @@ class Keyring:
         self._now = now or (lambda: datetime.datetime.now(datetime.UTC))
         self._lock = threading.Lock()
         self._contexts: Contexts | None = None
+        self._later: Contexts | None = None  # What the files hold, as long as it has not replaced the last good ones.
         self._bad: BadCredentials | None = None
         self._signature: tuple[object, ...] = ()
 
     def current(self) -> Contexts:
         """Return what a new connection is to be made with. Raises BadCredentials.
 
-        Files that make no sense do not replace good ones: the last good ones serve until they expire.
+        Files that make no sense do not replace good ones, nor do those that are not valid now: the last good ones
+        serve until they expire.
         """
         with self._lock:
             self._look()
+            self._take_over()
             if self._contexts is None:
                 assert self._bad is not None
                 raise self._bad
@@ -128,13 +131,33 @@ class Keyring:
             if str(error) != str(self._bad):
                 level = logging.WARNING if self._contexts is not None else logging.INFO
                 log.log(level, "%s: %s", self.directory, error)
-            self._bad = error
+            self._bad, self._later = error, None
         else:
-            ends = fresh.credentials.certificate.not_valid_after_utc
-            log.info("certificate of %s, valid until %s", Peer(fresh.credentials.controller_id), ends.isoformat())
-            self._contexts, self._bad = fresh, None
+            self._later = fresh
         # Files that were replaced while they were read show another state now, and are read again next time.
         self._signature = signature
+
+    def _take_over(self) -> None:
+        """Let what the files hold replace what was in force, unless that is valid now and the new is not."""
+        fresh = self._later
+        if fresh is None:
+            return
+        bad = self._wrong_now(fresh)
+        if bad is not None and self._contexts is not None and self._wrong_now(self._contexts) is None:
+            if str(bad) != str(self._bad):
+                log.warning("%s: %s", self.directory, bad)
+            self._bad = bad
+            return
+        ends = fresh.credentials.certificate.not_valid_after_utc
+        log.info("certificate of %s, valid until %s", Peer(fresh.credentials.controller_id), ends.isoformat())
+        self._contexts, self._later, self._bad = fresh, None, None
+
+    def _wrong_now(self, contexts: Contexts) -> BadCredentials | None:
+        try:
+            contexts.credentials.at(self._now())
+        except BadCredentials as error:
+            return error
+        return None
 
     def _stat(self) -> tuple[object, ...]:
         folder = self.directory

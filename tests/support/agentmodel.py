@@ -77,6 +77,7 @@ class Run:
         self.model = Model("run", ModelSettings(lease_seconds=_LEASE_SECONDS), asyncio.get_running_loop().time)
         self.app = self.model.add_app(APP, _charm(), {}, {})
         self.failing = ""
+        self.begun: list[str] = []  # Every hook, as it began: "unit name".
         self._agents: dict[str, Agent] = {}
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self.model.on_change = self._poke
@@ -142,6 +143,8 @@ class Run:
 
     async def _hook(self, agent: Agent, context: HookContext) -> int:
         host = cast(NoHost, agent.host)
+        if context.hook is not None:
+            self.begun.append(f"{agent.unit.name} {context.hook.name}")
         for writes in (True, False):
             for _ in range(10):
                 await asyncio.sleep(self._dice.uniform(0, 0.08))

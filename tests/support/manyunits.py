@@ -73,6 +73,7 @@ class Model:
         self.patch = pytest.MonkeyPatch()
         self.hosts: dict[int, Host] = {}
         self.dying: set[int] = set()
+        self.left: set[int] = set()  # Those of the dying whose own relation-broken has run.
         self.app_bag: dict[str, str] = {}
         self.published: list[AppBag] = []
         self.secrets: frozenset[testing.Secret] = frozenset()
@@ -103,6 +104,7 @@ class Model:
         """The unit is gone at once; its peers hear of it one by one."""
         del self.hosts[number]
         self.dying.discard(number)
+        self.left.discard(number)
         if self.leader == number:
             self.leader = None
 
@@ -111,7 +113,7 @@ class Model:
         return Goal(frozenset(names), frozenset(f"{APP}/{n}" for n in self.dying))
 
     def in_scope(self, number: int) -> bool:
-        return number in self.hosts and self.hosts[number].entered and number not in self.dying
+        return number in self.hosts and self.hosts[number].entered and number not in self.left
 
     def tell(self, observer: int, peer: int) -> bool:
         """Deliver joined or departed of one peer to one unit. Return whether there was anything to tell."""
@@ -126,7 +128,7 @@ class Model:
     def hook(self, number: int, *, fails: bool = False, node_acts: bool = True) -> None:
         """Run one hook of one unit. Its writes are committed unless it fails."""
         host = self.hosts[number]
-        host.entered = True
+        host.entered = host.entered or number not in self.dying
         self._now, self._fail, self._act_on_reload = host, fails, node_acts
         for name, path in (("STATE_DIR", "state"), ("UNIT_FILE", "unit"), ("HACTL", "hactl")):
             self.patch.setattr(paths, name, host.root / path)

@@ -133,6 +133,27 @@ def test_a_clock_behind_the_authority_s_making_signs_nothing():
         signing.sign(AUTHORITY, REQUEST, "0", NOW - YEAR)
 
 
+def test_an_authority_that_replaces_another_is_good_at_once_however_far_ahead_the_clock_of_its_maker_is():
+    ahead = NOW + datetime.timedelta(days=3)
+
+    new = signing.succeed(AUTHORITY, ahead, 8)
+
+    leaf = x509.load_pem_x509_certificate(signing.sign(new, REQUEST, "0", ahead).encode())
+    assert leaf.not_valid_before_utc < NOW < leaf.not_valid_after_utc
+    assert signing.sign(new, REQUEST, "0", NOW)  # With the clock mended, another unit.
+
+
+def test_so_is_one_that_takes_over_because_the_secret_is_gone():
+    units = {"0": applicant()}
+    papers, _, _ = issue(Papers(), None, units)
+
+    after, new, _ = issue(papers, None, {**units, "1": applicant()}, now=NOW + datetime.timedelta(days=3))
+
+    assert new.id != papers.authority
+    assert x509.load_pem_x509_certificate(after.issued["0"].certificate.encode()).not_valid_before_utc < NOW
+    assert issue(after, new, {"2": applicant()})[0].issued["2"]
+
+
 def test_an_authority_is_replaced_long_before_its_own_end():
     units = {"0": applicant()}
     papers, authority, _ = issue(Papers(), None, units)
@@ -190,6 +211,22 @@ class TestRotation:
         settled = certificates.settle(three, use(three, units))
         assert settled.trusted == (third.certificate,)
         assert settled.retired == (second.certificate, first.certificate)
+
+    def test_one_that_was_leaving_while_another_was_signed_for_is_not_forgotten(self):
+        units = {str(n): applicant() for n in range(3)}
+        before, old, _ = issue(Papers(), None, units)
+        del units["2"]
+        units["3"] = applicant()
+        meanwhile, same, _ = issue(before, old, units)
+        assert same == old
+
+        (reason,) = certificates.due(meanwhile, units, ("2",), NOW)
+        after, new, _ = issue(meanwhile, same, units, ("2",))
+
+        assert reason == "controller 2 departed with a certificate: a new authority takes over"
+        assert new != old
+        assert set(after.issued) == set(units)
+        assert certificates.due(after, units, ("2",), NOW) == []
 
     def test_authorities_of_long_ago_are_forgotten(self):
         units = {"0": applicant()}
@@ -351,6 +388,19 @@ def test_a_revision_that_nobody_follows_any_more_is_removed(machine: Machine):
     assert machine.context.removed_secret_revisions == [2]
 
 
+def test_a_former_leader_lets_go_of_the_revision_that_it_read(machine: Machine):
+    fresh = signing.succeed(AUTHORITY, NOW, 8).dump()
+    # Without an owner: ops.testing believes that no unit of the owner is ever told.
+    replaced = testing.Secret(AUTHORITY.dump(), latest_content=fresh, label=certificatesecret.LABEL)
+    other = testing.Secret(AUTHORITY.dump(), latest_content=fresh, label="somebody-else-s")
+    given = state(relation(FOUNDED, OWN), "10.0.0.4/24", leader=False)
+
+    for secret, followed in ((replaced, fresh), (other, AUTHORITY.dump())):
+        before = dataclasses.replace(given, secrets={secret})
+        out = machine.run(machine.context.on.secret_changed(secret), before)
+        assert [s.tracked_content for s in out.secrets] == [followed]
+
+
 def test_one_that_leaves_is_not_waited_for(machine: Machine):
     machine.units(0, dying=(1,))
     given = state(relation(FOUNDED, OWN, unit1=UnitBag("1", "10.0.0.5")), "10.0.0.4/24")
@@ -410,6 +460,24 @@ def test_certificates_that_do_not_fit_replace_nothing(machine: Machine):
     assert {file.name: file.read_bytes() for file in machine.tls.iterdir()} == before
     assert isinstance(out.unit_status, ops.WaitingStatus)
     assert "the certificate that was published is not used" in out.unit_status.message
+
+
+@pytest.mark.parametrize(
+    ("signed", "said"), [(datetime.timedelta(days=3), "is not valid before"), (-2 * YEAR, "expired at")]
+)
+def test_certificates_that_are_not_valid_now_replace_nothing_and_are_not_said_to_be_in_use(
+    machine: Machine, signed: datetime.timedelta, said: str
+):
+    out = machine.run(machine.context.on.start(), state(relation(FOUNDED, OWN), "10.0.0.4/24", leader=False))
+    before, uses = {file.name: file.read_bytes() for file in machine.tls.iterdir()}, own_bag(out).certificate
+    papers, _, _ = issue(Papers(), None, {"0": Applicant(REQUEST)}, now=NOW + signed)
+    other = dataclasses.replace(FOUNDED, papers=papers)
+
+    out = machine.run(machine.context.on.start(), state(relation(other, OWN), "10.0.0.4/24", leader=False))
+
+    assert {file.name: file.read_bytes() for file in machine.tls.iterdir()} == before
+    assert own_bag(out).certificate == uses
+    assert said in out.unit_status.message
 
 
 def test_only_root_may_read_what_lies_there(machine: Machine):

@@ -7,6 +7,7 @@ from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
+import certificates
 import signing
 from dbaccessor import conf, tlsfiles
 from dbcluster import AppBag
@@ -54,6 +55,12 @@ class Units(RuleBasedStateMachine):
     def remove(self, n: int) -> None:
         staying = self._staying()
         self.model.dying.add(staying[n % len(staying)])
+
+    @precondition(lambda self: self.model.dying - self.model.left)
+    @rule(n=nth)
+    def a_leaver_leaves_the_relation(self, n: int) -> None:
+        leaving = sorted(self.model.dying - self.model.left)
+        self.model.left.add(leaving[n % len(leaving)])
 
     @precondition(lambda self: self.model.dying)
     @rule(n=nth)
@@ -175,6 +182,7 @@ class Units(RuleBasedStateMachine):
 
     def everything_settles(self) -> None:
         model = self.model
+        self._nobody_who_leaves_keeps_others_out()
         for number in sorted(model.dying):
             model.force_remove(number)
         if not model.hosts:
@@ -204,6 +212,18 @@ class Units(RuleBasedStateMachine):
             assert bag.bootstrapped
         self._all_are_certified(bag)
 
+    def _nobody_who_leaves_keeps_others_out(self) -> None:
+        """The machine of one that is leaving may be dead: it is in the relation for as long as nobody uses force."""
+        staying = self._staying()
+        if not staying:
+            return
+        if self.model.leader not in staying:
+            self.model.leader = staying[0]
+        for _ in range(3):
+            self.a_hook_of_everybody(0)
+        bag = AppBag.parse(self.model.app_bag)
+        assert {str(n) for n in staying} <= {*bag.addresses, *bag.unresolved}
+
     def _the_space_is_what_the_bindings_say(self, bag: AppBag) -> None:
         has = {f"{a.rpartition('.')[0]}.0/24" for host in self.model.hosts.values() for a in host.addresses}
         wanted = conf.ManagementSpace(self.model.space, tuple(sorted(has))) if self.model.space else None
@@ -222,6 +242,10 @@ class Units(RuleBasedStateMachine):
         assert signing.Authority.parse(dict(secret.latest_content)).id == bag.papers.authority
         assert len(bag.papers.trusted) == 1
         assert set(bag.papers.issued) == {str(n) for n in self.model.hosts}
+        trusted = {certificates.digest(certificate) for certificate in bag.papers.trusted}
+        for earlier in self.model.published:
+            for controller_id, issued in earlier.papers.issued.items():
+                assert controller_id not in bag.departed or issued.authority not in trusted
 
     def _all(self) -> object:
         hosts = self.model.hosts.values()
@@ -238,6 +262,26 @@ class Units(RuleBasedStateMachine):
     def _pick(self, n: int) -> int:
         numbers = sorted(self.model.hosts)
         return numbers[n % len(numbers)]
+
+
+def test_a_replaced_unit_ends_in_an_authority_that_never_signed_for_it():
+    units = Units()
+    units.deploy(3, 0)
+    for _ in range(3):
+        units.a_hook_of_everybody(0)
+    before = AppBag.parse(units.model.app_bag).papers
+
+    units.model.dying.add(2)  # Its machine is dead: none of its hooks runs.
+    units.model.add_unit()
+    for _ in range(3):
+        units.a_hook_of_everybody(0)
+    assert set(AppBag.parse(units.model.app_bag).papers.issued) == {"0", "1", "2", "3"}
+    units.model.force_remove(2)
+    units.teardown()
+
+    after = units.model.published[-1].papers
+    assert before.authority != after.authority
+    assert before.trusted[0] in after.retired
 
 
 TestUnits = pytest.mark.timeout(600)(pytest.mark.slow(Units.TestCase))

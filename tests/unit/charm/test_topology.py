@@ -10,7 +10,7 @@ import topology
 from dbcluster import AppBag, UnitBag
 from topology import Goal, Rendered, View
 
-U0, U1, U2 = UnitBag("0", "10.0.0.4"), UnitBag("1", "10.0.0.5"), UnitBag("2", "10.0.0.6")
+U0, U1, U2, U3 = (UnitBag(str(n), f"10.0.0.{n + 4}") for n in range(4))
 FOUNDED = AppBag(
     generation=4,
     cluster_uuid="u-1",
@@ -123,6 +123,44 @@ def test_an_id_departs_when_goal_state_no_longer_names_its_unit():
 
 def test_a_dying_unit_that_left_the_relation_stays_in_the_map_while_goal_state_names_it():
     assert propose(FOUNDED, U0, dying=["c/1"]).app == FOUNDED
+
+
+def test_a_dying_unit_that_is_still_in_the_relation_keeps_nobody_out_and_stays_in_the_map():
+    before = propose(FOUNDED, U0, U1, U2).app
+
+    proposal = propose(before, U0, U1, U2, U3, alive=["c/0", "c/1", "c/3"], dying=["c/2"])
+
+    assert proposal.hole == ""
+    assert proposal.app.addresses == {**before.addresses, "3": U3.address}
+    assert proposal.app.departed == ()
+
+
+def test_a_dying_unit_that_was_never_in_the_map_does_not_come_into_it():
+    assert propose(FOUNDED, U0, U1, U2, alive=["c/0", "c/1"], dying=["c/2"]).app == FOUNDED
+
+
+def test_a_living_unit_that_is_not_seen_holds_up_the_map_whoever_is_dying():
+    proposal = propose(FOUNDED, U0, U1, alive=["c/0", "c/3"], dying=["c/1"])
+
+    assert proposal.app == FOUNDED
+    assert proposal.hole == "c/3 not in the relation yet"
+
+
+def test_a_unit_that_came_in_place_of_a_dying_one_may_have_its_address():
+    app = propose(FOUNDED, U0, U1, UnitBag("2", U1.address), alive=["c/0", "c/2"], dying=["c/1"]).app
+
+    assert app.addresses == {"0": U0.address, "2": U1.address}
+    assert (app.unresolved, app.departed) == (("1",), ())
+
+
+def test_a_dying_unit_says_nothing_of_the_management_space():
+    units = {"c/0": dataclasses.replace(U0, management=("10.0.0.0/24",)), "c/1": U1}
+    view = View(FOUNDED, units, Goal(frozenset({"c/0"}), frozenset({"c/1"})), space="blue")
+
+    space = topology.propose(view, lambda: "u-new").app.management_space
+
+    assert space is not None
+    assert (space.name, space.subnets) == ("blue", ("10.0.0.0/24",))
 
 
 def test_an_unresolved_unit_departs_as_well():
@@ -274,6 +312,15 @@ def test_a_departed_founder_is_not_replaced_once_the_cluster_exists():
     app = propose(FOUNDED, U1).app
 
     assert (app.cluster_uuid, app.bootstrap_controller, app.bootstrapped) == ("u-1", "0", True)
+
+
+def test_a_dying_unit_does_not_become_the_founder():
+    three = dataclasses.replace(FOUNDING, addresses={"0": "10.0.0.4", "1": "10.0.0.5", "2": "10.0.0.6"})
+    three = dataclasses.replace(three, units={"0": "c/0", "1": "c/1", "2": "c/2"})
+
+    app = propose(three, U1, U2, alive=["c/2"], dying=["c/1"]).app
+
+    assert (app.cluster_uuid, app.bootstrap_controller) == ("u-new", "2")
 
 
 def test_a_founder_without_any_successor_stays_named():

@@ -230,6 +230,33 @@ class TestTime:
 
         assert Keyring(tmp_path, "0").current()
 
+    def test_files_that_are_not_valid_yet_leave_the_last_good_ones_in_force_until_they_are(self, authority, tmp_path):
+        now = [NOW]
+        ring = Keyring(authority.write(tmp_path, "0"), "0", now=lambda: now[0])
+        before = ring.current()
+
+        TestAuthority(NOW + datetime.timedelta(days=3)).write(tmp_path, "0")
+
+        assert ring.current() is before
+        assert "is not valid before" in str(ring.problem())
+        now[0] += datetime.timedelta(days=3)
+        assert ring.current() is not before
+        assert ring.problem() is None
+
+    def test_files_that_are_not_valid_yet_are_what_is_told_of_when_the_last_good_ones_have_expired(
+        self, authority, tmp_path
+    ):
+        now = [NOW]
+        ring = Keyring(authority.write(tmp_path, "0"), "0", now=lambda: now[0])
+        ring.current()
+        TestAuthority(NOW + 3 * YEAR).write(tmp_path, "0")
+        ring.current()
+
+        now[0] += 2 * YEAR
+
+        with pytest.raises(BadCredentials, match="is not valid before"):
+            ring.current()
+
 
 class TestReload:
     def test_nothing_is_made_anew_while_the_files_are_the_same(self, authority, tmp_path):

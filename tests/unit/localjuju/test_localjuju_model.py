@@ -102,13 +102,15 @@ def test_a_hook_reads_each_bag_as_it_first_saw_it(model):
     assert hook.read_bag(relation, writer.name, app=False) == before
 
 
-def test_a_leaver_is_out_of_scope_at_once_and_keeps_its_lease_until_it_is_gone(model):
+def test_a_leaver_is_in_scope_until_it_has_left_it_and_keeps_its_lease_until_it_is_gone(model):
     leaver, other = add(model), add(model)
     model.tick_leases(0)
 
     model.start_dying(leaver)
     model.tick_leases(100)
 
+    assert list(model.facts(other).relations[0].members) == [leaver.name]
+    model.leave_scope(leaver, 0)
     assert model.facts(other).relations[0].members == {}
     assert model.is_leader(leaver.name)
     model.remove_unit(leaver, orderly=True)

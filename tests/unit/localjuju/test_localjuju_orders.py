@@ -71,3 +71,36 @@ def test_a_model_is_not_quiet_while_a_leader_that_has_run_its_last_hook_is_still
 
     assert told == true
     assert len(true) == 1
+
+
+@pytest.mark.parametrize("force", [False, True])
+def test_a_peer_is_told_of_a_departure_when_the_leaver_s_own_relation_has_broken_or_by_force(
+    tmp_path: Path, force: bool
+):
+    departed, broken = "controller/0 db-cluster-relation-departed", "controller/1 db-cluster-relation-broken"
+
+    async def story() -> tuple[list[str], list[str]]:
+        run = Run(random.Random(0), tmp_path)
+        with run.going():
+            run.add()
+            run.add()
+            await run.settle()
+            run.begun.clear()
+            run.failing = "db-cluster-relation-broken"
+            leaver = run.app.units["controller/1"]
+            run.model.start_dying(leaver)
+            await asyncio.sleep(20)  # Tried again and again, as on a machine that does not come up.
+            before = [*run.begun]
+            run.failing = ""
+            if force:
+                await run.force(leaver)
+            await run.settle()
+            return before, run.begun[len(before) :]
+
+    before, after = jumpingloop.run(story())
+
+    assert broken in before
+    assert departed not in before
+    assert departed in after
+    if not force:
+        assert after.index(broken) < after.index(departed)
