@@ -51,6 +51,31 @@ def test_a_refresh_restarts_the_service_when_its_code_changed(machine: Machine):
     assert machine.systemd.calls == ["daemon-reload", "restart ha-controller.service"]
 
 
+@pytest.mark.parametrize("fails", ["daemon-reload", "set_ports"])
+def test_the_restart_after_a_refresh_outlives_a_hook_that_fails_half_way(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch, fails: str
+):
+    given = state(relation(), "10.0.0.4/24")
+    machine.run(machine.context.on.start(), given)
+    (machine.charm_dir / "lib" / "controller" / "daemon.py").write_text("version = 2\n")
+
+    def refuse(*_: object) -> None:
+        raise RuntimeError(fails)
+
+    with monkeypatch.context() as now:
+        if fails == "set_ports":
+            now.setattr(ops.Unit, "set_ports", refuse)
+        else:
+            now.setattr(machine.systemd, "daemon_reload", refuse)
+        with pytest.raises(testing.errors.UncaughtCharmError):
+            machine.run(machine.context.on.upgrade_charm(), given)
+    machine.systemd.calls.clear()
+    machine.run(machine.context.on.upgrade_charm(), given)
+    machine.run(machine.context.on.config_changed(), given)
+
+    assert machine.systemd.calls == ["daemon-reload", "restart ha-controller.service"]
+
+
 def test_a_refresh_restarts_nothing_when_the_code_is_the_same(machine: Machine):
     given = state(relation(), "10.0.0.4/24")
     machine.run(machine.context.on.start(), given)
