@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
+import re
 import shlex
 import shutil
 import sys
@@ -27,6 +28,7 @@ logger = logging.getLogger(__name__)
 SERVICE = "ha-controller.service"
 # In the state folder: the service may run by another unit file, or with other code, than stands on the disk.
 RESTART_DUE = "restart-due"
+_CODE = re.compile(r'"HA_CONTROLLER_CODE=([^"]*)"')
 
 # It logs five lines for every command, in every hook; what went wrong comes as an exception anyway.
 logging.getLogger("charmlibs.systemd").setLevel(logging.INFO)
@@ -68,6 +70,27 @@ def install(charm_dir: Path, unit: str) -> bool:
     if changed or due:
         systemd.daemon_reload()
     return due
+
+
+def due_seconds() -> float | None:
+    """Return for how long a restart has been due, by the wall clock; None: none is."""
+    try:
+        return time.time() - (paths.STATE_DIR / RESTART_DUE).stat().st_mtime
+    except FileNotFoundError:
+        return None
+
+
+def installed_code() -> str:
+    """Return the digest of the code that the service is meant to run; "" while there is no service."""
+    try:
+        found = _CODE.search(paths.UNIT_FILE.read_text())
+    except FileNotFoundError:
+        return ""
+    return found[1] if found else ""
+
+
+def is_running() -> bool:
+    return systemd.service_running(SERVICE)
 
 
 def ensure_running(*, restart: bool) -> bool:
