@@ -97,6 +97,19 @@ def all_serve(client: Client, status: dict[str, Any], code: str | None = None) -
     return same and bags[0].get("code") != code and "3 voters" in app["application-status"]["message"]
 
 
+def version(folder: Path, last_line: str) -> Path:
+    """Make a charm of another version: this one, with a line more in a module that controllerd begins with."""
+    charmfiles.stage(ROOT, folder, 0)
+    module = folder / "lib" / "controller" / "manifolds.py"
+    module.write_text(f"{module.read_text()}\n{last_line}")
+    return folder
+
+
+def message(status: dict[str, Any], unit: str) -> str:
+    text: str = status["applications"][APP]["units"][unit]["workload-status"]["message"]
+    return text
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(280)
 def test_three_units_that_are_refreshed_restart_one_by_one(client: Client, tmp_path: Path):
@@ -104,10 +117,7 @@ def test_three_units_that_are_refreshed_restart_one_by_one(client: Client, tmp_p
     client.wait(lambda status: all_serve(client, status), 120, "three voters")
     client.wait_settled(60)
     old = bag(client, UNITS[0])["code"]
-    new = tmp_path / "new"
-    charmfiles.stage(ROOT, new, 0)
-    daemon = new / "lib" / "controller" / "daemon.py"
-    daemon.write_text(daemon.read_text() + "\n# Another version.\n")
+    new = version(tmp_path / "new", "# Another version.\n")
 
     with watched(client, tmp_path) as files:
         client.call("refresh", app=APP, path=str(new))
@@ -127,3 +137,28 @@ def test_three_units_that_are_refreshed_restart_one_by_one(client: Client, tmp_p
             if max(a[0], b[0]) < min(a[1], b[1])
         ]
         assert together == [], f"{one} and {other} were down at the same time"
+
+
+@pytest.mark.long
+@pytest.mark.timeout(280)
+def test_a_version_that_does_not_start_takes_one_unit_down_and_the_next_one_heals_it(client: Client, tmp_path: Path):
+    client.call("deploy", path=str(ROOT), name=APP, units=3)
+    client.wait(lambda status: all_serve(client, status), 120, "three voters")
+    client.wait_settled(60)
+    old = bag(client, UNITS[0])["code"]
+
+    with watched(client, tmp_path) as files:
+        client.call("refresh", app=APP, path=str(version(tmp_path / "broken", "raise SystemExit(1)\n")))
+        waiting = f"restart after refresh: {UNITS[0]} first"
+        client.wait(
+            lambda status: all(message(status, unit) == waiting for unit in UNITS[1:]), 60, "the others to wait"
+        )
+        client.wait(lambda _: len(seen(files[UNITS[0]])) > 1, 30, "the first one to be down")
+        for unit in UNITS[1:]:
+            client.call("update-status", unit=unit)
+        client.wait(lambda _: not set(UNITS[1:]) & set(client.call("busy")), 60, "hooks that are no reason to restart")
+        assert [len(seen(files[unit])) for unit in UNITS[1:]] == [1, 1], "the others run on"
+        assert message(client.status(), UNITS[1]) == waiting
+
+        client.call("refresh", app=APP, path=str(version(tmp_path / "good", "# It starts.\n")))
+        client.wait(lambda status: all_serve(client, status, old), 120, "all to serve with the code that starts")
