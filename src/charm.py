@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import datetime
 import logging
+import time
 import uuid
 from collections.abc import Mapping
 
@@ -24,6 +25,7 @@ import controlsocket
 import dbcluster
 import facts
 import paths
+import restarts
 import topology
 import unitstatus
 import workload
@@ -43,6 +45,7 @@ PORTS = (ops.Port("tcp", 17666), ops.Port("tcp", 17070))
 LATENCY = "network-latency-ms"
 LATENCY_RANGE = range(5, 1001)
 LATENCY_DEFAULT = 10
+RESTART_POLL_SECONDS = 0.2
 
 
 class ControllerEvents(ops.CharmEvents):
@@ -102,19 +105,22 @@ class ControllerCharm(ops.CharmBase):
             self._say(ops.MaintenanceStatus("leaving the cluster"))
             self._revive(now.disk_uuid)
             return
-        changed_code = workload.install(self.charm_dir, self.unit.name)
+        restart_due = workload.install(self.charm_dir, self.unit.name)
         self.unit.set_ports(*PORTS)
         shared = self._shared(now)
         self._tell_of_management(now)
         rewritten = self._publish_and_render(now, shared)
         # Before the start hook a node without an address could only wait; from then on its waiting is worth showing.
-        due = isinstance(event, ops.StartEvent | ops.UpdateStatusEvent) or self._is_named() or changed_code
-        started = self._run(restart=changed_code) if due and not isinstance(event, ops.InstallEvent) else False
+        due = isinstance(event, ops.StartEvent | ops.UpdateStatusEvent) or self._is_named() or restart_due
+        started = False
+        if due and not isinstance(event, ops.InstallEvent):
+            started = self._run(restart=restart_due and workload.is_running() and self._is_its_turn(now))
         if (rewritten or started) and self._is_named() and self._certified:
             self._node = controlsocket.wait_until_serving(paths.STATE_DIR)
             self._publish_state(now)
         else:
             self._node = controlsocket.status(paths.STATE_DIR)
+        self._publish_code(now)
         if not isinstance(event, ops.InstallEvent):
             self._say(unitstatus.of_node(self._node))
             self._reconciled = True
@@ -145,9 +151,14 @@ class ControllerCharm(ops.CharmBase):
         if now.relation is None:
             self._say(ops.WaitingStatus("waiting for the db-cluster peer relation"))
             return False
+        code = workload.installed_code()
+        # While a restart is due it is not known what this unit will serve with, even if it once served with this code.
+        is_kept = now.own.serves_with == code and workload.due_seconds() is None
         own = dataclasses.replace(
             now.own,
             schema=dbcluster.SCHEMA,
+            code=code,
+            serves_with=code if is_kept else "",
             controller_id=now.controller_id,
             address=address,
             cluster_uuid=now.disk_uuid or now.own.cluster_uuid,
@@ -290,6 +301,34 @@ class ControllerCharm(ops.CharmBase):
             self._say(ops.BlockedStatus(f"{workload.SERVICE} does not start: see `journalctl -u {workload.SERVICE}`"))
             return False
 
+    def _is_its_turn(self, now: Facts) -> bool:
+        """Whether the restart that is due may be done in this hook. What may change within seconds is watched for."""
+        leaving = (now.goal.dying if now.goal else frozenset[str]()) | {
+            unit for i, unit in now.app.units.items() if i in now.app.departed
+        }
+        peers = facts.peers(now.relation, self.unit) if now.relation else {}
+        view = restarts.View(
+            now.controller_id,
+            workload.installed_code(),
+            workload.due_seconds() or 0.0,
+            None,
+            peers={unit: bag for unit, bag in peers.items() if unit not in leaving},
+        )
+        begin = unwell_since = time.monotonic()
+        while True:
+            status, clock = controlsocket.status(paths.STATE_DIR), time.monotonic()
+            if status is not None and status.cluster is not None and status.cluster.leader is not None:
+                unwell_since = clock
+            match restarts.decide(dataclasses.replace(view, status=status, unwell_seconds=clock - unwell_since)):
+                case restarts.Restart(reason):
+                    logger.info("restarting after a refresh: %s", reason)
+                    return True
+                case restarts.Wait(reason, soon):
+                    if not soon or clock - begin >= restarts.PATIENCE_SECONDS:
+                        self._say(ops.WaitingStatus(f"restart after refresh: {reason}"))
+                        return False
+            time.sleep(RESTART_POLL_SECONDS)
+
     def _revive(self, disk_uuid: str) -> bool:
         """Start a member that is not up, on its way out: no start hook comes for it after a reboot.
 
@@ -307,6 +346,12 @@ class ControllerCharm(ops.CharmBase):
         state = controlsocket.db_state(paths.STATE_DIR)
         if state and now.relation is not None:
             self._write(now.relation.data[self.unit], {"db-state": state})
+
+    def _publish_code(self, now: Facts) -> None:
+        """Publish what the node serves with, which carries the turn to restart on to the next unit."""
+        if now.relation is None or self._node is None or not self._node.serves or workload.due_seconds() is not None:
+            return
+        self._write(now.relation.data[self.unit], {dbcluster.SERVES_WITH: workload.installed_code()})
 
     def _write(self, bag: ops.RelationDataContent, wanted: Mapping[str, str]) -> None:
         for key, value in wanted.items():

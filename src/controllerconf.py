@@ -66,16 +66,21 @@ def write(view: conf.ControllerConf, state_dir: Path) -> bool:
     return replace(state_dir / conf.FILE_NAME, text, mode=0o600)
 
 
+def holds(path: Path, text: str, *, mode: int) -> bool:
+    """Whether `replace` with the same arguments would change nothing."""
+    try:
+        return path.read_bytes() == text.encode() and path.stat().st_mode & 0o777 == mode
+    except FileNotFoundError:
+        return False
+
+
 def replace(path: Path, text: str, *, mode: int) -> bool:
     """Make `path` hold `text`, durably and in one step: a reader sees the old content or the new, whole.
 
     Return whether anything changed. Raises OSError, and then the old file is untouched.
     """
-    try:
-        if path.read_bytes() == text.encode() and path.stat().st_mode & 0o777 == mode:
-            return False
-    except FileNotFoundError:
-        pass
+    if holds(path, text, mode=mode):
+        return False
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     try:

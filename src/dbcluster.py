@@ -26,6 +26,7 @@ from dbaccessor import conf
 
 ENDPOINT = "db-cluster"
 SCHEMA = 1
+SERVES_WITH = "serves-with"
 
 
 class BadBag(ValueError):
@@ -72,6 +73,9 @@ class UnitBag:
     certificate: str = ""
     # Its subnets in the management space; None: it has not said, so it may be of a version that knows of none.
     management: tuple[str, ...] | None = None
+    # Digests: of the code that its machine has, and of that which its controllerd was seen serving with.
+    code: str = ""
+    serves_with: str = ""
     schema: int = SCHEMA
 
     @classmethod
@@ -88,6 +92,8 @@ class UnitBag:
             request=raw.get("certificate-request", ""),
             certificate=raw.get("certificate", ""),
             management=_subnets(raw.get("management-subnets", "")),
+            code=raw.get("code", ""),
+            serves_with=raw.get(SERVES_WITH, ""),
             schema=_number(raw.get("schema")) or SCHEMA,
         )
 
@@ -103,6 +109,8 @@ class UnitBag:
             "certificate-request": self.request,
             "certificate": self.certificate,
             "management-subnets": "" if self.management is None else json.dumps(self.management),
+            "code": self.code,
+            SERVES_WITH: self.serves_with,
         }
 
 

@@ -41,8 +41,8 @@ class Network:
 class Facts:
     """What was true when this hook started.
 
-    `peers` is read by the leader only: nobody else decides anything by it. `problem` says why the app bag cannot be
-    used ("": it can).
+    `peers` is read by the leader only: nobody else decides anything by it, but whose turn it is to restart. `problem`
+    says why the app bag cannot be used ("": it can).
     """
 
     unit: str
@@ -97,7 +97,7 @@ def read(charm: ops.CharmBase, event: ops.EventBase) -> Facts:
         relation=relation,
         app=app,
         own=UnitBag.parse(relation.data[charm.unit]),
-        peers=_peers(relation, charm.unit) if charm.unit.is_leader() else {},
+        peers=peers(relation, charm.unit) if charm.unit.is_leader() else {},
         problem=problem,
     )
 
@@ -155,7 +155,8 @@ def _candidates(model: ops.Model, binding: str) -> tuple[list[bindaddress.Candid
     return candidates, ""
 
 
-def _peers(relation: ops.Relation, own: ops.Unit) -> dict[str, UnitBag]:
+def peers(relation: ops.Relation, own: ops.Unit) -> dict[str, UnitBag]:
+    """Return the other units' bags. No write of this hook shows in them, so they may be read at any time in it."""
     return {peer.name: UnitBag.parse(relation.data[peer]) for peer in relation.units if peer != own}
 
 

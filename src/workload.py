@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
+import re
 import shlex
 import shutil
 import sys
@@ -25,21 +26,27 @@ import paths
 logger = logging.getLogger(__name__)
 
 SERVICE = "ha-controller.service"
+# In the state folder: the service may run by another unit file, or with other code, than stands on the disk.
+RESTART_DUE = "restart-due"
+_CODE = re.compile(r'"HA_CONTROLLER_CODE=([^"]*)"')
 
 # It logs five lines for every command, in every hook; what went wrong comes as an exception anyway.
 logging.getLogger("charmlibs.systemd").setLevel(logging.INFO)
 
 
 def install(charm_dir: Path, unit: str) -> bool:
-    """Write the service unit and hactl, make the state folder. Return whether the service must be restarted."""
+    """Write the service unit and hactl, make the state folder. Return whether the service must be restarted.
+
+    That it must is written down before the unit file changes, and stands until it was done: a hook that fails in
+    between leaves nothing else by which the next one could tell.
+    """
     paths.STATE_DIR.mkdir(mode=0o700, parents=True, exist_ok=True)
     paths.STATE_DIR.chmod(0o700)
     environment = _environment(charm_dir)
-    _write(paths.HACTL, "hactl.j2", 0o755, unit=unit, python=sys.executable, environment=environment)
-    changed = _write(
-        paths.UNIT_FILE,
+    code = code_digest(charm_dir)
+    hactl = _rendered("hactl.j2", unit=unit, python=sys.executable, environment=environment)
+    service = _rendered(
         "ha-controller.service.j2",
-        0o644,
         unit=unit,
         python=sys.executable,
         state_dir=paths.STATE_DIR,
@@ -47,14 +54,43 @@ def install(charm_dir: Path, unit: str) -> bool:
             **environment,
             "PYTHONUNBUFFERED": "1",
             # A change of the code is a change of this file, and so a restart.
-            "HA_CONTROLLER_CODE": code_digest(charm_dir),
+            "HA_CONTROLLER_CODE": code,
             "HA_CONTROLLER_NOTIFY": notify_command(charm_dir, unit),
         },
     )
+    _write(paths.HACTL, hactl, 0o755)
+    marker = paths.STATE_DIR / RESTART_DUE
+    # The first unit file has no process that could run by an older one.
+    if paths.UNIT_FILE.exists() and not controllerconf.holds(paths.UNIT_FILE, service, mode=0o644):
+        _write(marker, f"{code}\n", 0o600)
+    changed = _write(paths.UNIT_FILE, service, 0o644)
+    due = marker.exists()
     if changed:
         logger.info("%s written", paths.UNIT_FILE)
+    if changed or due:
         systemd.daemon_reload()
-    return changed
+    return due
+
+
+def due_seconds() -> float | None:
+    """Return for how long a restart has been due, by the wall clock; None: none is."""
+    try:
+        return time.time() - (paths.STATE_DIR / RESTART_DUE).stat().st_mtime
+    except FileNotFoundError:
+        return None
+
+
+def installed_code() -> str:
+    """Return the digest of the code that the service is meant to run; "" while there is no service."""
+    try:
+        found = _CODE.search(paths.UNIT_FILE.read_text())
+    except FileNotFoundError:
+        return ""
+    return found[1] if found else ""
+
+
+def is_running() -> bool:
+    return systemd.service_running(SERVICE)
 
 
 def ensure_running(*, restart: bool) -> bool:
@@ -64,6 +100,7 @@ def ensure_running(*, restart: bool) -> bool:
         return False
     logger.info("%s controllerd", "restarting" if running else "starting")
     systemd.service_restart(SERVICE) if running else systemd.service_start(SERVICE)
+    (paths.STATE_DIR / RESTART_DUE).unlink(missing_ok=True)
     return True
 
 
@@ -140,6 +177,10 @@ def _modules(charm_dir: Path) -> Iterator[Path]:
         yield from (charm_dir / "lib").glob(pattern)
 
 
-def _write(path: Path, template: str, mode: int, **values: object) -> bool:
+def _rendered(template: str, **values: object) -> str:
+    return controllerconf.environment().get_template(template).render(**values)
+
+
+def _write(path: Path, text: str, mode: int) -> bool:
     path.parent.mkdir(parents=True, exist_ok=True)
-    return controllerconf.replace(path, controllerconf.environment().get_template(template).render(**values), mode=mode)
+    return controllerconf.replace(path, text, mode=mode)

@@ -22,6 +22,7 @@ import charm
 import controlsocket
 import facts
 import paths
+import restarts
 import signing
 import workload
 from dbaccessor import conf, confsocket
@@ -84,8 +85,8 @@ class FakeControllerd:
         self.serves_after = 0  # So many questions for the status; 0: it becomes nothing by itself.
         self._servers: list[confsocket.Server] = []
 
-    def serve(self, *, leader: str | None = "0", members: int = 1) -> None:
-        """Become the first of so many members of a healthy cluster."""
+    def serve(self, *, leader: str | None = "0", members: int = 1, here: int = 0) -> None:
+        """Become one of so many members of a healthy cluster, the first unless said otherwise."""
         self.status = {
             "state": "serving",
             "dqlite-version": "1.18.7",
@@ -103,7 +104,7 @@ class FakeControllerd:
                         "role": "voter",
                         "leader": str(n) == leader,
                         "answers": True,
-                        "here": n == 0,
+                        "here": n == here,
                     }
                     for n in range(members)
                 ],
@@ -112,7 +113,7 @@ class FakeControllerd:
         self.db_state = {
             "cluster-uuid": "u-1",
             "epoch": {"number": 1, "tag": "9f"},
-            "controller-id": "0",
+            "controller-id": str(here),
             "role": "voter",
             "last-index": 17,
             "voters": [str(n) for n in range(members)],
@@ -179,6 +180,8 @@ class Machine:
         monkeypatch.setattr(facts, "goal_state", lambda: self.goal)
         monkeypatch.setattr(workload, "ask_for_hook", self._ask_for_hook)
         monkeypatch.setattr(controlsocket, "SERVING_TIMEOUT_SECONDS", 0.0)
+        monkeypatch.setattr(restarts, "UNWELL_SECONDS", 0.0)
+        monkeypatch.setattr(restarts, "PATIENCE_SECONDS", 0.0)
 
     @property
     def conf(self) -> Path:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+import workload
 from dbaccessor import accounts, conf, confsocket, identity, soleowner, tlsfiles
 
 ROOT = Path(__file__).parents[2]
@@ -66,7 +67,7 @@ def test_the_reference_of_files_names_every_file_under_the_state_directory():
     files = {
         *(identity.IDENTITY, identity.MEMBERS, identity.JOURNAL, identity.DB_STATE, accounts.LAST_HANDOVER),
         *(conf.FILE_NAME, confsocket.CONTROL, confsocket.CONFIG_CHANGE, soleowner.LOCK),
-        *(tlsfiles.CA, tlsfiles.CERTIFICATE, tlsfiles.KEY, tlsfiles.RETIRED, identity.SUMS),
+        *(tlsfiles.CA, tlsfiles.CERTIFICATE, tlsfiles.KEY, tlsfiles.RETIRED, identity.SUMS, workload.RESTART_DUE),
     }
     folders = {f"{identity.DATA}/{identity.MARKER}"}
     folders |= {f"{name}/" for name in (identity.DATA, identity.STAGING, identity.UNPACKED, tlsfiles.DIRECTORY)}

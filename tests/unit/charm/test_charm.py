@@ -7,6 +7,7 @@ import ops
 import pytest
 from ops import testing
 
+import workload
 from charmmachine import (
     APP,
     FOUNDED,
@@ -29,7 +30,7 @@ from dbcluster import UnitBag
 def test_the_leader_shares_its_unique_address_and_publishes_the_map(machine: Machine):
     out = machine.run(machine.context.on.config_changed(), state(relation(), "10.0.0.4/24"))
 
-    assert own_bag(out) == UnitBag("0", "10.0.0.4", request=REQUEST)
+    assert own_bag(out) == UnitBag("0", "10.0.0.4", request=REQUEST, code=workload.code_digest(machine.charm_dir))
     assert app_bag(out).addresses == {"0": "10.0.0.4"}
     assert app_bag(out).bootstrap_controller == "0"
 

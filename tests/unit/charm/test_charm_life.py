@@ -1,16 +1,26 @@
 """A unit of the charm from install to remove: its service, its leaving, its statuses, and hooks that run again."""
 
 import dataclasses
+import datetime
 import json
+import os
+import shutil
+import tempfile
+import time
+from pathlib import Path
 
 import ops
 import pytest
 from ops import testing
 
+import certificates
+import restarts
+import workload
 from charmmachine import (
     APP,
     FOUNDED,
     OWN,
+    REQUEST,
     Machine,
     app_bag,
     on_disk,
@@ -18,6 +28,7 @@ from charmmachine import (
     relation,
     relation_of,
     state,
+    with_relation,
 )
 from dbcluster import UnitBag
 
@@ -49,6 +60,140 @@ def test_a_refresh_restarts_the_service_when_its_code_changed(machine: Machine):
     machine.run(machine.context.on.upgrade_charm(), given)
 
     assert machine.systemd.calls == ["daemon-reload", "restart ha-controller.service"]
+
+
+@pytest.mark.parametrize("fails", ["daemon-reload", "set_ports"])
+def test_the_restart_after_a_refresh_outlives_a_hook_that_fails_half_way(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch, fails: str
+):
+    given = state(relation(), "10.0.0.4/24")
+    machine.run(machine.context.on.start(), given)
+    (machine.charm_dir / "lib" / "controller" / "daemon.py").write_text("version = 2\n")
+
+    def refuse(*_: object) -> None:
+        raise RuntimeError(fails)
+
+    with monkeypatch.context() as now:
+        if fails == "set_ports":
+            now.setattr(ops.Unit, "set_ports", refuse)
+        else:
+            now.setattr(machine.systemd, "daemon_reload", refuse)
+        with pytest.raises(testing.errors.UncaughtCharmError):
+            machine.run(machine.context.on.upgrade_charm(), given)
+    machine.systemd.calls.clear()
+    machine.run(machine.context.on.upgrade_charm(), given)
+    machine.run(machine.context.on.config_changed(), given)
+
+    assert machine.systemd.calls == ["daemon-reload", "restart ha-controller.service"]
+
+
+def refreshed(machine: Machine, number: int) -> tuple[testing.State, testing.State]:
+    """Unit `number` of three served, then its code changed. Return its state then, and after its upgrade-charm."""
+    numbers = [n for n in range(3) if n != number]
+    papers, _, _ = certificates.issue(
+        certificates.Papers(),
+        None,
+        {str(number): certificates.Applicant(REQUEST)},
+        (),
+        datetime.datetime.now(datetime.UTC),
+    )
+    ids = {str(n): f"{APP}/{n}" for n in range(3)}
+    addresses = {str(n): f"10.0.0.{n + 4}" for n in range(3)}
+    app = dataclasses.replace(FOUNDED, addresses=addresses, units=ids, papers=papers)
+    machine.be_unit(number)
+    machine.units(0, 1, 2)
+    machine.controllerd.serve(members=3, here=number)
+    old = UnitBag(code=workload.code_digest(machine.charm_dir), serves_with=workload.code_digest(machine.charm_dir))
+    bags = {f"unit{n}": dataclasses.replace(old, controller_id=str(n)) for n in numbers}
+    peers = relation(app, UnitBag(str(number), "10.0.0.4"), **bags)
+    served = machine.run(machine.context.on.start(), state(peers, "10.0.0.4/24", leader=False))
+    (machine.charm_dir / "lib" / "controller" / "daemon.py").write_text("version = 2\n")
+    machine.systemd.calls.clear()
+    return served, machine.run(machine.context.on.upgrade_charm(), served)
+
+
+def test_of_three_units_that_are_refreshed_at_the_same_moment_one_restarts(monkeypatch: pytest.MonkeyPatch):
+    calls: list[list[str]] = []
+    said: list[str] = []
+    for number in range(3):
+        root = Path(tempfile.mkdtemp(prefix="hc-"))
+        machine = Machine(root, monkeypatch)
+        with machine.controllerd:
+            served, out = refreshed(machine, number)
+        shutil.rmtree(root)
+        assert own_bag(served).serves_with == own_bag(served).code != own_bag(out).code
+        assert own_bag(out).serves_with == (own_bag(out).code if number == 0 else "")
+        calls.append(machine.systemd.calls)
+        said.append(f"{out.unit_status.name}: {out.unit_status.message}")
+
+    assert calls == [["daemon-reload", "restart ha-controller.service"], ["daemon-reload"], ["daemon-reload"]]
+    assert said[1:] == [f"waiting: restart after refresh: {APP}/0 first"] * 2
+
+
+def test_the_turn_comes_with_the_bag_of_the_unit_before(machine: Machine):
+    with machine.controllerd:
+        _, out = refreshed(machine, 1)
+        assert machine.systemd.calls == ["daemon-reload"]
+        new = dataclasses.replace(own_bag(out), controller_id="0", serves_with=own_bag(out).code)
+        first = {key: value for key, value in new.dump().items() if value}
+        given = with_relation(out, peers_data={**relation_of(out).peers_data, 0: first})
+        event = machine.context.on.relation_changed(relation_of(given), remote_unit=0)
+        after = machine.run(event, given)
+        machine.run(machine.context.on.update_status(), after)
+
+    assert machine.systemd.calls.count("restart ha-controller.service") == 1
+    assert own_bag(after).serves_with == own_bag(after).code
+    assert after.unit_status == ops.ActiveStatus("voter, 3/3 nodes")
+
+
+def test_the_turn_comes_by_itself_when_the_unit_before_says_nothing_for_too_long(machine: Machine):
+    with machine.controllerd:
+        _, out = refreshed(machine, 1)
+        long_ago = time.time() - restarts.DEADLINE_SECONDS
+        os.utime(machine.state_dir / "restart-due", (long_ago, long_ago))
+        machine.run(machine.context.on.update_status(), out)
+
+    assert machine.systemd.calls.count("restart ha-controller.service") == 1
+
+
+def test_a_unit_that_leaves_is_not_waited_for(machine: Machine):
+    with machine.controllerd:
+        _, out = refreshed(machine, 1)
+        machine.units(1, 2, dying=(0,))
+        machine.run(machine.context.on.update_status(), out)
+
+    assert machine.systemd.calls.count("restart ha-controller.service") == 1
+
+
+def test_a_controllerd_that_does_not_run_starts_with_the_new_code_at_once(machine: Machine):
+    with machine.controllerd:
+        _, out = refreshed(machine, 1)
+        machine.systemd.running = False
+        after = machine.run(machine.context.on.update_status(), out)
+
+    assert machine.systemd.calls[-1] == "start ha-controller.service"
+    assert own_bag(after).serves_with == own_bag(after).code
+
+
+@pytest.mark.parametrize(("answers", "restarts_done"), [(5, 1), (0, 0)], ids=["elected", "never elected"])
+def test_a_hook_sees_an_election_out_and_does_not_take_it_for_a_lost_quorum(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch, answers: int, restarts_done: int
+):
+    monkeypatch.setattr(restarts, "UNWELL_SECONDS", 60.0)
+    monkeypatch.setattr(restarts, "PATIENCE_SECONDS", 30.0 if answers else 0.5)
+    monkeypatch.setattr("charm.RESTART_POLL_SECONDS", 0.05)
+    given = state(relation(FOUNDED, OWN), "10.0.0.4/24", leader=False)
+    machine.run(machine.context.on.start(), given)
+    machine.controllerd.serve(leader=None, members=3)
+    machine.controllerd.serves_after = answers
+    (machine.charm_dir / "lib" / "controller" / "daemon.py").write_text("version = 2\n")
+
+    with machine.controllerd:
+        out = machine.run(machine.context.on.upgrade_charm(), given)
+
+    assert machine.systemd.calls.count("restart ha-controller.service") == restarts_done
+    assert machine.controllerd.requests.count("GET /status") >= 5
+    assert ("restart after refresh: no leader" in out.unit_status.message) is not bool(answers)
 
 
 def test_a_refresh_restarts_nothing_when_the_code_is_the_same(machine: Machine):

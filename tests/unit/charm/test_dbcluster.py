@@ -45,7 +45,9 @@ def test_an_app_bag_that_was_dumped_comes_back(bag: AppBag):
 
 
 def test_a_unit_bag_that_was_dumped_comes_back():
-    bag = UnitBag("0", "10.0.0.4", rendered=3, digest="ab", cluster_uuid="u-1", db_state=STATE)
+    bag = UnitBag(
+        "0", "10.0.0.4", rendered=3, digest="ab", cluster_uuid="u-1", db_state=STATE, code="c1", serves_with="c0"
+    )
 
     assert UnitBag.parse(bag.dump()) == bag
     for said in ((), ("10.1.0.0/24", "fd00::/64")):

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+import controllerconf
 import paths
 import workload
 from charmmachine import Machine
@@ -97,11 +98,46 @@ def test_hactl_on_the_path_runs_the_charm_s_client_with_all_arguments(machine: M
 
 
 def test_installing_again_changes_nothing(machine: Machine):
-    assert workload.install(machine.charm_dir, UNIT)
+    workload.install(machine.charm_dir, UNIT)
 
     assert not workload.install(machine.charm_dir, UNIT)
 
     assert machine.systemd.calls == ["daemon-reload"]
+
+
+def test_a_restart_stays_due_until_it_was_done(machine: Machine):
+    workload.install(machine.charm_dir, UNIT)
+    machine.systemd.running = True
+    (machine.charm_dir / "lib" / "controller" / "daemon.py").write_text("version = 2\n")
+
+    assert [workload.install(machine.charm_dir, UNIT) for _ in range(2)] == [True, True]
+    machine.systemd.refuses = True
+    with pytest.raises(machine.systemd.SystemdError):
+        workload.ensure_running(restart=True)
+    assert workload.install(machine.charm_dir, UNIT)
+    machine.systemd.refuses = False
+    workload.ensure_running(restart=True)
+
+    assert not workload.install(machine.charm_dir, UNIT)
+
+
+def test_that_a_restart_is_due_is_written_down_before_the_unit_file_changes(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch
+):
+    workload.install(machine.charm_dir, UNIT)
+    (machine.charm_dir / "lib" / "controller" / "daemon.py").write_text("version = 2\n")
+    written: list[str] = []
+    replace = controllerconf.replace
+
+    def watched(path: Path, text: str, *, mode: int) -> bool:
+        changed = replace(path, text, mode=mode)
+        written.extend([path.name] if changed else [])
+        return changed
+
+    monkeypatch.setattr(controllerconf, "replace", watched)
+    workload.install(machine.charm_dir, UNIT)
+
+    assert written == ["restart-due", "ha-controller.service"]
 
 
 @pytest.mark.parametrize("change", ["module", "new module", "schema", "library"])
