@@ -308,7 +308,7 @@ def test_a_stuck_queue_is_seen_and_mended_although_one_joiner_after_another_wait
     made = Membership(cast(Any, None), in_haste, leader.leading)
 
     async def ask(n: int) -> None:
-        # The first one is ahead by half of what a join may take, so the lock goes to and fro.
+        # The first one is ahead by half of what a join may take, so the lock goes back and forth.
         await asyncio.sleep(0.4 * n)
         while not (await made.handle(request("join", n))).done:
             pass
