@@ -8,6 +8,7 @@ import signal
 import sqlite3
 import struct
 import time
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -166,7 +167,7 @@ def test_one_transaction_may_be_longer_than_that_while_somebody_reads(nodes: InP
 def test_other_connections_of_the_process_are_as_they_were(tmp_path: Path):
     """Every connection is looked at when it is opened, Python's own too; those are SQLite's business alone."""
     assert native.load().guarded
-    with sqlite3.connect(tmp_path / "own") as one, sqlite3.connect(tmp_path / "own") as other:
+    with closing(sqlite3.connect(tmp_path / "own")) as one, closing(sqlite3.connect(tmp_path / "own")) as other:
         one.execute("PRAGMA journal_mode = WAL")
         one.execute("CREATE TABLE t (n INTEGER)")
         one.commit()
@@ -174,7 +175,7 @@ def test_other_connections_of_the_process_are_as_they_were(tmp_path: Path):
         assert other.execute("SELECT count(*) FROM t").fetchone() == (0,)
         one.commit()
         assert other.execute("SELECT count(*) FROM t").fetchone() == (1,)
-    with sqlite3.connect(":memory:") as memory:
+    with closing(sqlite3.connect(":memory:")) as memory:
         assert memory.execute("SELECT 1").fetchone() == (1,)
 
 
