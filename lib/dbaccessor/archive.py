@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import re
 import sqlite3
 import tarfile
 from contextlib import closing
@@ -17,12 +16,13 @@ from typing import IO
 
 import msgspec
 
+from dbaccessor.dqlite import names
+
 SCHEMA = 1
 _MANIFEST = "manifest.json"
 _CHECKSUM = "manifest.json.sha256"
 _FOLDER = "databases/"
 _SUFFIX = ".sqlite"
-_NAME = re.compile(r"(?!.*-(?:journal|shm|wal)$)[A-Za-z0-9][A-Za-z0-9._-]{0,127}", re.IGNORECASE)  # As Connection's.
 _MOST_MANIFEST_BYTES = 16 << 20
 _CHUNK = 1 << 20
 
@@ -107,7 +107,7 @@ def unpack(path: Path, folder: Path | None) -> tuple[Manifest, dict[str, Path]]:
                     raise BadArchive(f"{path} holds {member.name!r}, which no backup has")
                 if member.name in (_MANIFEST, _CHECKSUM):
                     texts[member.name] = content.read(_MOST_MANIFEST_BYTES)
-                elif member.name == f"{_FOLDER}{name}{_SUFFIX}" and _NAME.fullmatch(name):
+                elif member.name == f"{_FOLDER}{name}{_SUFFIX}" and names.is_possible(name):
                     files[name] = (folder or Path()) / f"{name}{_SUFFIX}"
                     target = Path(os.devnull) if folder is None else files[name]
                     sums[name] = _copy(content, target, member.size, path)

@@ -18,14 +18,14 @@ from typing import Final, TypeVar
 
 from dbaccessor import errors, retry, schema
 from dbaccessor.database import Database, Transaction
+from dbaccessor.dqlite import names
 from dbaccessor.schema import Patch
 
 log = logging.getLogger(__name__)
 
 CONTROLLER: Final = "controller"
 
-# "X-wal" and "X-journal" would be the database X: Dqlite's file system finds it under all three names.
-_NAME: Final = re.compile(r"(?!.*-(?:journal|shm|wal)$)[a-z0-9][a-z0-9._-]{0,62}")
+_NAME: Final = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}")
 _FENCE: Final = "schema_incarnation"
 
 _T = TypeVar("_T")
@@ -143,7 +143,7 @@ def check_name(name: str) -> None:
     """Raise Refused unless a database may be created and deleted under this name."""
     if name == CONTROLLER:
         raise errors.Refused("the controller's own database is neither created nor deleted")
-    if not _NAME.fullmatch(name):
+    if not _NAME.fullmatch(name) or not names.is_possible(name):
         raise errors.Refused(
             f"{name!r} is no name for a database: up to 63 of a-z, 0-9, '.', '_' and '-', a letter or digit first, and"
             " no -journal, -shm or -wal at the end"

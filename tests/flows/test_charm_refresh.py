@@ -110,13 +110,18 @@ def message(status: dict[str, Any], unit: str) -> str:
     return text
 
 
-@pytest.mark.slow
-@pytest.mark.timeout(280)
-def test_three_units_that_are_refreshed_restart_one_by_one(client: Client, tmp_path: Path):
+def deployed(client: Client) -> str:
+    """Deploy three units; return the digest of the code that they serve with."""
     client.call("deploy", path=str(ROOT), name=APP, units=3)
     client.wait(lambda status: all_serve(client, status), 120, "three voters")
     client.wait_settled(60)
-    old = bag(client, UNITS[0])["code"]
+    return bag(client, UNITS[0])["code"]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(280)
+def test_three_units_that_are_refreshed_restart_one_by_one(client: Client, tmp_path: Path):
+    old = deployed(client)
     new = version(tmp_path / "new", "# Another version.\n")
 
     with watched(client, tmp_path) as files:
@@ -142,10 +147,7 @@ def test_three_units_that_are_refreshed_restart_one_by_one(client: Client, tmp_p
 @pytest.mark.long
 @pytest.mark.timeout(280)
 def test_a_version_that_does_not_start_takes_one_unit_down_and_the_next_one_heals_it(client: Client, tmp_path: Path):
-    client.call("deploy", path=str(ROOT), name=APP, units=3)
-    client.wait(lambda status: all_serve(client, status), 120, "three voters")
-    client.wait_settled(60)
-    old = bag(client, UNITS[0])["code"]
+    old = deployed(client)
 
     with watched(client, tmp_path) as files:
         client.call("refresh", app=APP, path=str(version(tmp_path / "broken", "raise SystemExit(1)\n")))

@@ -6,23 +6,18 @@ How a question is asked, and what ends the connection, is channel.py's; here is 
 from __future__ import annotations
 
 import asyncio
-import re
 from collections.abc import Awaitable, Callable
 from types import TracebackType
 from typing import TypeVar
 
 from dbaccessor import errors, statements
-from dbaccessor.dqlite import dump, wire
+from dbaccessor.dqlite import dump, names, wire
 from dbaccessor.dqlite.batch import Batches
 from dbaccessor.dqlite.channel import Channel, encode
 from dbaccessor.dqlite.results import Result, Rows, read_rows
 from dbaccessor.dqlite.wire import Member, Parameters, RequestType, Role, Value
 
 __all__ = ["Connection", "Member", "Role", "Value"]
-
-# "" and ":memory:" are SQLite's names for databases that are no files; opening one kills the node. Behind "X-wal" and
-# "X-journal" Dqlite finds the database X itself.
-_DATABASE_NAME = re.compile(r"(?!.*-(?:journal|shm|wal)$)[A-Za-z0-9][A-Za-z0-9._-]{0,127}", re.IGNORECASE)
 
 _LEADER = wire.encode(wire.Request(RequestType.LEADER, (0,)))
 _MEMBERS = wire.encode(wire.Request(RequestType.CLUSTER, (1,)))
@@ -162,11 +157,8 @@ class Connection:
 
     async def open_database(self, name: str, *, deadline_seconds: float | None = None) -> None:
         """Open the only database that this connection will ever have. Only the leader can; it creates a missing one."""
-        if not _DATABASE_NAME.fullmatch(name):
-            raise errors.Refused(
-                f"{name!r} is no name for a database: letters, digits, '.', '_' and '-', up to 128, and no -journal,"
-                " -shm or -wal at the end"
-            )
+        if not names.is_possible(name):
+            raise errors.Refused(f"{name!r} is no name for a database: {names.RULE}")
         await self._ask(RequestType.OPEN, (name, 0, ""), wire.Database, deadline_seconds)
 
     async def execute(self, sql: str, params: Parameters = (), *, deadline_seconds: float | None = None) -> Result:
