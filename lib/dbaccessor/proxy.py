@@ -13,6 +13,7 @@ import asyncio
 import contextlib
 import ipaddress
 import logging
+import math
 import socket
 import threading
 import time
@@ -43,6 +44,11 @@ _MAX_CONNECTIONS = 512
 _MAX_CLIENTS = 384
 # Those that have not said yet who they are. One more, and the one that takes longest has to go: it is no controller.
 _MAX_STRANGERS = 64
+# Raft's messages that waited so long for the node to go on are not given to it any more: the connection ends, and the
+# leader sends on the next one what counts by now. A node that comes back applies what it has missed in one piece, for
+# seconds; until it says so the leader sends it all again at each heartbeat, and the node would then be for seconds at
+# copies of what it has. It may have been made a voter meanwhile, and gives no vote before it has heard of that.
+_STALE_SECONDS = 0.5
 # One sentence about one caller is logged once in this time.
 _LOG_SECONDS = 60.0
 
@@ -256,14 +262,15 @@ class Proxy:
                 await Informant(stream, terms, self.terms).run()
             return
         inner = await _connect_inside(dqlite_id)
-        listener = None
+        listener, stale_seconds = None, math.inf
         if hello.purpose == "raft":
+            stale_seconds = _STALE_SECONDS
             # Those of the run that was reached, or of one after it: never of one before.
             if (terms := self._terms_of(dqlite_id)) is None:
                 inner.close()
                 return
             listener = terms.listen(hello.dqlite_id)
-        pump = Pump(stream, inner, node=True, listener=listener)
+        pump = Pump(stream, inner, node=True, listener=listener, stale_seconds=stale_seconds)
         self._admitted.add(_this_task(), Guest(ip, hello, peer, pump))
         await pump.run()
 

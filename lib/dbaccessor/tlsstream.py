@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 import socket
 import ssl
 from collections.abc import Callable
@@ -141,11 +142,18 @@ class Pump:
     """Moves bytes both ways between the connection to another controller and a local socket, until either ends.
 
     `node` says that the local socket leads into a node, which must be left as farewell.py has it. `listener` is given
-    what the other controller sends, before anybody inside gets it.
+    what the other controller sends, before anybody inside gets it. Where the inside has taken nothing for
+    `stale_seconds` and then goes on, all ends: what waits by then is better sent anew than delivered.
     """
 
     def __init__(
-        self, outer: Stream, inner: socket.socket, *, node: bool, listener: Callable[[memoryview], None] | None = None
+        self,
+        outer: Stream,
+        inner: socket.socket,
+        *,
+        node: bool,
+        listener: Callable[[memoryview], None] | None = None,
+        stale_seconds: float = math.inf,
     ) -> None:
         inner.setblocking(False)
         self._outer = outer
@@ -155,7 +163,7 @@ class Pump:
         self._over: asyncio.Future[bool] = self._loop.create_future()
         buffer = memoryview(bytearray(_CHUNK))
         self._ways = (
-            _Way(self._loop, outer.socket, inner, buffer, lambda: self._end(inside=False), listener),
+            _Way(self._loop, outer.socket, inner, buffer, lambda: self._end(inside=False), listener, stale_seconds),
             _Way(self._loop, inner, outer.socket, buffer, lambda: self._end(inside=True)),
         )
 
@@ -211,12 +219,14 @@ class _Way:
         buffer: memoryview,
         ended: Callable[[], None],
         listener: Callable[[memoryview], None] | None = None,
+        stale_seconds: float = math.inf,
     ) -> None:
         self._loop = loop
         self._source = source
         self._sink = sink
         self._ended = ended
         self._listener = listener
+        self._stale_seconds = stale_seconds
         self._buffer = buffer
         # A read that returned less has most likely taken all that there was; if not, the loop calls again.
         self._whole = _RECORD if isinstance(source, ssl.SSLSocket) else len(buffer)
@@ -271,6 +281,9 @@ class _Way:
             self._loop.add_writer(self._sink.fileno(), self._flush)
 
     def _flush(self) -> None:
+        if self.blocked_since is not None and self._loop.time() - self.blocked_since > self._stale_seconds:
+            self._end()
+            return
         try:
             while self._pending:
                 self._pending = self._pending[self._sink.send(self._pending) :]

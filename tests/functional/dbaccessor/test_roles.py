@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
+import signal
+import time
 
 import pytest
 
@@ -47,3 +49,34 @@ def test_roles_end_at_their_target_although_a_client_changed_them_while_dqlite_d
 
     assert changes > 10
     cluster.wait(lambda: cluster.role_counts(0) == (3, 2, 0), "3 voters and 2 stand-bys", 120)
+
+
+async def write_rows(cluster: Cluster, n: int, count: int) -> None:
+    """Write so many rows, each an entry of the log, over one connection to the node of `n`, which leads."""
+    connection = await cluster.connector(n).to_leader(deadline=asyncio.get_running_loop().time() + 10)
+    with contextlib.closing(connection):
+        await connection.open_database("missed")
+        await connection.execute("CREATE TABLE IF NOT EXISTS row (v TEXT)")
+        for _ in range(count):
+            await connection.execute("INSERT INTO row VALUES (?)", ("x" * 64,))
+
+
+@pytest.mark.long
+@pytest.mark.timeout(240)
+def test_who_comes_back_after_much_was_written_has_a_vote_as_soon_as_it_is_a_voter(cluster: Cluster):
+    """It applies what it has missed for seconds. Dqlite makes it a voter then, and it refuses its vote until it has
+    heard of that: with the leader gone by then, two of three would have no majority for good."""
+    cluster.form(3)
+    leader = cluster.leader(0)
+    assert leader is not None
+    back, third = (leader + 1) % 3, (leader + 2) % 3
+    cluster.freeze(back)
+    cluster.wait(lambda: cluster.role_counts(leader) == (2, 0, 1), "it is demoted")
+    asyncio.run(write_rows(cluster, leader, 8000))
+
+    cluster.signal(back, signal.SIGCONT)
+    cluster.wait(lambda: cluster.role_counts(leader) == (3, 0, 0), "it is a voter again", 60)
+    time.sleep(0.5)  # A few heartbeats, which is what it may take to hear of that.
+    cluster.kill(leader)
+
+    cluster.wait(lambda: cluster.leader(third) in (back, third), "one of the two that are left leads")
