@@ -31,6 +31,7 @@ _BATCH = Batch(
     rising=True,
 )
 _VALUE = "x" * 64
+_LONGEST_GAP_SECONDS = 60.0
 
 
 class Member:
@@ -72,7 +73,10 @@ class Member:
         return await _repeat(lambda: self._database.read(question, (self._name,), consistency=consistency), 1, seconds)
 
     async def gap(self, seconds: float, **_: Any) -> dict[str, Any]:
-        """Write on through whatever happens; return the longest time between two acknowledged rows."""
+        """Write on through whatever happens; return the longest time between two acknowledged rows.
+
+        Raises NotReady where that has become a minute.
+        """
         longest, last, end = 0.0, time.monotonic(), time.monotonic() + seconds
 
         async def write(tx: Transaction) -> None:
@@ -81,7 +85,9 @@ class Member:
         while last < end:
             try:
                 await self._database.run(write, deadline_seconds=10)
-            except errors.DbAccessorError:
+            except errors.DbAccessorError as error:
+                if time.monotonic() > last + _LONGEST_GAP_SECONDS:
+                    raise errors.NotReady(f"no row in {_LONGEST_GAP_SECONDS:g} s: {error}") from error
                 continue
             now = time.monotonic()
             longest, last = max(longest, now - last), now
