@@ -591,6 +591,32 @@ class TestGoneForGood:
             asyncio.run(zero.dialer.membership(one.name, joining(zero), 5))
         assert asyncio.run(zero.dialer.membership(one.name, joining(zero, "leave"), 5)).done
 
+    def test_the_dqlite_id_of_a_member_that_it_is_not_opens_nothing(self, gone):
+        """Who is a member it is told whenever it asks."""
+        zero, one = gone
+        one.proxy.facts = msgspec.structs.replace(one.proxy.facts, members=members(one))
+        zero.dialer.caller = Caller("u", EPOCH, "0", one.dqlite_id)
+
+        for dial in (
+            lambda: zero.dialer.raft_connect(one.name),
+            lambda: asyncio.run(zero.dialer.open_client(one.name)),
+            lambda: asyncio.run(zero.dialer.open_terms(one.name)),
+            lambda: asyncio.run(zero.dialer.membership(one.name, joining(zero, "leave"), 5)),
+        ):
+            with pytest.raises(RefusedByPeer, match=r"has departed for good|of an authority that was replaced"):
+                dial()
+
+    def test_nor_does_it_keep_anything_open(self, pair, caplog):
+        zero, one = pair
+        one.proxy.facts = msgspec.structs.replace(one.proxy.facts, members=members(one))
+        zero.dialer.caller = Caller("u", EPOCH, "0", one.dqlite_id)
+        near, far = connect(zero, one)
+        with near, far:
+            one.proxy.departed = frozenset({"0"})
+            near.settimeout(5)
+            assert near.recv(1) == b""
+            told(caplog, "ended a connection of controller 0 (raft): controller 0 has departed for good")
+
     def test_what_it_opened_before_ends_with_its_membership_and_others_keep_theirs(self, pair, start, caplog):
         zero, one = pair
         two = start("2")
