@@ -10,6 +10,7 @@ import os
 import secrets
 import socket
 import ssl
+import struct
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -749,6 +750,29 @@ def test_a_handshake_without_a_hello_has_to_go_too(pair, monkeypatch, caplog):
         assert secured.version() == "TLSv1.3"
         assert secured.recv(100) == b""
     told(caplog, "did not say within 0.5 s who it is")
+
+
+def test_who_begins_tls_and_is_gone_at_once_costs_a_count_and_no_traceback(pair, caplog):
+    zero, one = pair
+    words: list[str] = []
+    one.proxy.on_refused = words.append
+    held = threading.Event()
+    one.proxy._loop.call_soon_threadsafe(held.wait, 5)  # It looks when all of them have been and gone.
+    for _ in range(10):
+        with raw(one) as stream:
+            stream.sendall(b"\x16")
+            stream.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    held.set()
+
+    deadline = time.monotonic() + 5
+    while len(words) < 10 or one.proxy._serving:
+        assert time.monotonic() < deadline, words
+        time.sleep(0.01)
+
+    assert words == ["tls"] * 10
+    assert [r.getMessage() for r in caplog.records if r.levelno >= logging.ERROR] == []
+    told(caplog, "127.0.0.1: refused: it closed the connection during the handshake")
+    assert ask(zero).controller_id == "1"
 
 
 def test_a_crowd_that_says_nothing_keeps_no_controller_out(pair):
