@@ -144,20 +144,31 @@ class Membership:
         return asyncio.get_running_loop().time() - self._rows_failed_at >= _ROWS_PAUSE_SECONDS
 
     async def _carry_out(self, request: MembershipRequest, settled_by: float) -> Outcome:
-        now = self._leading()
-        if now is None:
-            return Outcome(False, "this node does not lead now")
-        if request.operation == "join" and (problem := self._unwelcome(now.conf, request)) is not None:
-            return Outcome(False, problem)
+        now = self._present(request)
+        if isinstance(now, Outcome):
+            return now
         connection = await now.local.connect(_CHANGE_SECONDS)
         try:
             await self._settle(connection, settled_by)
+            # That may have taken seconds: others may be alive by now, and another configuration be in force.
+            now = self._present(request)
+            if isinstance(now, Outcome):
+                return now
             members = await connection.cluster()
             if request.operation == "join":
                 return await self._join(now, connection, members, request)
             return await self._leave(now, connection, members, request)
         finally:
             connection.close()
+
+    def _present(self, request: MembershipRequest) -> Leading | Outcome:
+        """Return what is so at this moment, or why this request cannot be carried out now."""
+        now = self._leading()
+        if now is None:
+            return Outcome(False, "this node does not lead now")
+        if request.operation == "join" and (problem := self._unwelcome(now.conf, request)) is not None:
+            return Outcome(False, problem)
+        return now
 
     def _unwelcome(self, conf: ControllerConf, request: MembershipRequest) -> str | None:
         """Say why the own configuration keeps this controller out, and note it if its own is newer; else None."""
@@ -258,10 +269,10 @@ class Membership:
 
     async def _removal_problem(self, now: Leading, members: tuple[Member, ...], leaving: Member) -> str | None:
         problem = removal_problem(members, leaving, now.alive)
-        if problem is not None or leaving.dqlite_id not in now.alive or leaving.role != Role.VOTER:
+        if problem is not None or leaving.role != Role.VOTER:
             return problem
-        # It counts for the quorum now. One of the others may have died since it was asked last, and the quorum with
-        # it, once this one is gone.
+        # It counts for the quorum now, also if it came back so lately that it was not seen yet. One of the others may
+        # have died since it was asked last, and the quorum with it, once this one is gone.
         await now.ask_anew()
         present = self._leading()
         if present is None:

@@ -244,6 +244,56 @@ def test_one_of_the_others_that_has_just_died_keeps_a_voter_from_being_removed(d
     assert leader.told == []
 
 
+class Meanwhile(Leader):
+    """Something happens while it is waited for the roles."""
+
+    happens: Callable[[], None]
+
+    async def cluster(self) -> tuple[Member, ...]:
+        members = await super().cluster()
+        self.happens()
+        return members
+
+
+@pytest.mark.parametrize("seen", [True, False])
+def test_a_goodbye_is_judged_by_who_is_alive_when_the_roles_have_settled(seen: bool):
+    """The one that leaves has just been restarted. Seen again by then or not, the other voter dies at that moment."""
+    leader = Meanwhile([named(0), named(1), named(2)], alive={0, 2})
+
+    def happens() -> None:
+        leader.died = {102}
+        if seen:
+            leader.alive.add(101)
+
+    leader.happens = happens
+
+    outcome = play(leader, lambda made: made.handle(request("leave", 1)))
+
+    assert outcome.reason == "of the 2 voters that would be left 1 answer, and 2 are needed"
+    assert leader.told == []
+
+
+@pytest.mark.parametrize("operation", ["join", "leave"])
+def test_a_leader_that_is_deposed_while_the_roles_settle_changes_nothing(operation: str):
+    leader = Meanwhile([named(0), named(1), named(2)])
+    leader.happens = lambda: setattr(leader, "leads", False)
+
+    outcome = play(leader, lambda made: made.handle(request(operation, 4 if operation == "join" else 1)))
+
+    assert outcome.reason == "this node does not lead now"
+    assert leader.told == []
+
+
+def test_whoever_departs_while_the_roles_settle_is_not_let_in_any_more():
+    leader = Meanwhile([named(0), named(1), named(2)])
+    leader.happens = lambda: setattr(leader, "conf", msgspec.structs.replace(CONF, departed=("4",), generation=6))
+
+    outcome = play(leader, lambda made: made.handle(request("join", 4)))
+
+    assert outcome.reason == "controller 4 departed (generation 6)"
+    assert leader.told == []
+
+
 def test_the_departed_go_one_a_round_the_silent_first_and_nobody_else():
     leader = Leader([named(n, Role.VOTER if n < 3 else Role.STANDBY) for n in range(5)], alive={0, 1, 3, 4})
     leader.conf = msgspec.structs.replace(CONF, departed=("0", "1", "2", "4"))
