@@ -1,8 +1,9 @@
 """The leader's side of membership: it alone adds and removes members, one at a time, and watches the roles.
 
 A node that wants to join or to leave asks the leader's worker (the preamble's membership purpose). So every change
-passes one lock in one process, waits for the roles to settle first, and a deposed leader's change fails by raft's own
-rules. Roles themselves are Dqlite's business; the watchdog only notices when its queue is stuck.
+passes one lock in one process, waits for the roles to settle first (unless a silent member is removed), and a deposed
+leader's change fails by raft's own rules. Roles themselves are Dqlite's business; the watchdog only notices when its
+queue is stuck.
 """
 
 from __future__ import annotations
@@ -144,20 +145,31 @@ class Membership:
         return asyncio.get_running_loop().time() - self._rows_failed_at >= _ROWS_PAUSE_SECONDS
 
     async def _carry_out(self, request: MembershipRequest, settled_by: float) -> Outcome:
-        now = self._leading()
-        if now is None:
-            return Outcome(False, "this node does not lead now")
-        if request.operation == "join" and (problem := self._unwelcome(now.conf, request)) is not None:
-            return Outcome(False, problem)
+        now = self._present(request)
+        if isinstance(now, Outcome):
+            return now
         connection = await now.local.connect(_CHANGE_SECONDS)
         try:
             await self._settle(connection, settled_by)
+            # That may have taken seconds: others may be alive by now, and another configuration be in force.
+            now = self._present(request)
+            if isinstance(now, Outcome):
+                return now
             members = await connection.cluster()
             if request.operation == "join":
                 return await self._join(now, connection, members, request)
             return await self._leave(now, connection, members, request)
         finally:
             connection.close()
+
+    def _present(self, request: MembershipRequest) -> Leading | Outcome:
+        """Return what is so at this moment, or why this request cannot be carried out now."""
+        now = self._leading()
+        if now is None:
+            return Outcome(False, "this node does not lead now")
+        if request.operation == "join" and (problem := self._unwelcome(now.conf, request)) is not None:
+            return Outcome(False, problem)
+        return now
 
     def _unwelcome(self, conf: ControllerConf, request: MembershipRequest) -> str | None:
         """Say why the own configuration keeps this controller out, and note it if its own is newer; else None."""
@@ -217,14 +229,29 @@ class Membership:
         gone = [m for m in members if controller_of(m.name) in now.conf.departed and m.dqlite_id != now.dqlite_id]
         # The silent first: removing a living voter could make a dead one part of the majority that is left.
         for member in sorted(gone, key=lambda m: m.dqlite_id in now.alive):
+            if member.dqlite_id in now.alive and await self._are_settling(now, connection, members):
+                # Only living ones come after it: each has its turn in a later round.
+                log.info("departed member %s stays until the roles have settled", member.name)
+                return False
             problem = await self._removal_problem(now, members, member)
             if problem is not None:
                 log.warning("departed member %s stays for now: %s", member.name, problem)
                 continue
             await self._remove(connection, member)
+            self._off_target_since = None  # Other roles are the target from now on.
             log.info("removed departed member %s", member.name)
             return True
         return False
+
+    async def _are_settling(self, now: Leading, connection: Connection, members: tuple[Member, ...]) -> bool:
+        """Whether the roles are not at their target yet, and were not for less than `settle_seconds`.
+
+        A voter that is removed has no successor for a second or two, in which the next removal would leave what is
+        written on fewer disks still. Unlike `_settle` this holds nobody up: other duties have their turns meanwhile.
+        """
+        await self._watch_roles(now, connection, members)
+        since = self._off_target_since
+        return since is not None and asyncio.get_running_loop().time() - since < self.timing.settle_seconds
 
     async def _pass_on(self, now: Leading, connection: Connection, members: tuple[Member, ...]) -> bool:
         """Let another lead if this one's configuration stays too old to let in those that newer ones name.
@@ -258,10 +285,10 @@ class Membership:
 
     async def _removal_problem(self, now: Leading, members: tuple[Member, ...], leaving: Member) -> str | None:
         problem = removal_problem(members, leaving, now.alive)
-        if problem is not None or leaving.dqlite_id not in now.alive or leaving.role != Role.VOTER:
+        if problem is not None or leaving.role != Role.VOTER:
             return problem
-        # It counts for the quorum now. One of the others may have died since it was asked last, and the quorum with
-        # it, once this one is gone.
+        # It counts for the quorum now, also if it came back so lately that it was not seen yet. One of the others may
+        # have died since it was asked last, and the quorum with it, once this one is gone.
         await now.ask_anew()
         present = self._leading()
         if present is None:

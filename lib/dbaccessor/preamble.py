@@ -21,7 +21,7 @@ from typing import Literal, TypeVar
 
 import msgspec
 
-from dbaccessor.identity import Epoch
+from dbaccessor.identity import Epoch, controller_of
 from dbaccessor.tls import Peer
 
 MAGIC = b"HAC1"
@@ -213,10 +213,11 @@ def _false_claim(hello: Hello, peer: Peer) -> str | None:
 
 def lost(hello: Hello, own: Answer, peer: Peer, departed: Collection[str]) -> str | None:
     """Say why whoever is gone for good is not to be served, or return None. As long as raft counts it as a member it
-    may speak: without it there might be no quorum to remove it."""
+    may speak: without it there might be no quorum to remove it. The Dqlite id is the caller's own word, so it must be
+    that of a member which is the certificate's controller."""
     if not peer.retired and peer.controller_id not in departed:
         return None
-    member = hello.dqlite_id and any(m.dqlite_id == hello.dqlite_id for m in own.members)
+    member = any(m.dqlite_id == hello.dqlite_id and controller_of(m.name) == peer.controller_id for m in own.members)
     joins = hello.request is not None and hello.request.operation == "join"
     if member and not joins:
         return None

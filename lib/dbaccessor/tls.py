@@ -8,6 +8,7 @@ every new connection is made with what they hold then, and those that exist live
 from __future__ import annotations
 
 import datetime
+import errno
 import logging
 import os
 import ssl
@@ -196,7 +197,9 @@ def explain(error: OSError | EOFError) -> str:
     """Say in a few words why a handshake, or the first words after it, failed. The one place that reads OpenSSL's."""
     if isinstance(error, ssl.SSLCertVerificationError):
         return _FAULTS.get(error.verify_code, f"its certificate is not of a trusted authority ({error.verify_message})")
-    if isinstance(error, ssl.SSLEOFError | EOFError | ConnectionResetError | BrokenPipeError):
+    gone = isinstance(error, ssl.SSLEOFError | EOFError | ConnectionResetError | BrokenPipeError)
+    # The ssl module's own word for a connection that was reset before the handshake could begin.
+    if gone or (isinstance(error, OSError) and error.errno == errno.ENOTCONN):
         return "it closed the connection during the handshake"
     if isinstance(error, ssl.SSLError):
         reason = error.reason or ""

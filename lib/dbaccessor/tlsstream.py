@@ -83,6 +83,8 @@ class Stream:
 
     async def bid_farewell(self) -> None:
         """Close so that the last words arrive: what is still unread here would otherwise destroy them on their way."""
+        if self.socket.fileno() < 0:
+            return  # A TLS that never began has closed it: the other side was gone before.
         try:
             async with asyncio.timeout(_LINGER_SECONDS):
                 if isinstance(self.socket, ssl.SSLSocket):

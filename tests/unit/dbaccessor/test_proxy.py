@@ -10,6 +10,7 @@ import os
 import secrets
 import socket
 import ssl
+import struct
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -591,6 +592,32 @@ class TestGoneForGood:
             asyncio.run(zero.dialer.membership(one.name, joining(zero), 5))
         assert asyncio.run(zero.dialer.membership(one.name, joining(zero, "leave"), 5)).done
 
+    def test_the_dqlite_id_of_a_member_that_it_is_not_opens_nothing(self, gone):
+        """Who is a member it is told whenever it asks."""
+        zero, one = gone
+        one.proxy.facts = msgspec.structs.replace(one.proxy.facts, members=members(one))
+        zero.dialer.caller = Caller("u", EPOCH, "0", one.dqlite_id)
+
+        for dial in (
+            lambda: zero.dialer.raft_connect(one.name),
+            lambda: asyncio.run(zero.dialer.open_client(one.name)),
+            lambda: asyncio.run(zero.dialer.open_terms(one.name)),
+            lambda: asyncio.run(zero.dialer.membership(one.name, joining(zero, "leave"), 5)),
+        ):
+            with pytest.raises(RefusedByPeer, match=r"has departed for good|of an authority that was replaced"):
+                dial()
+
+    def test_nor_does_it_keep_anything_open(self, pair, caplog):
+        zero, one = pair
+        one.proxy.facts = msgspec.structs.replace(one.proxy.facts, members=members(one))
+        zero.dialer.caller = Caller("u", EPOCH, "0", one.dqlite_id)
+        near, far = connect(zero, one)
+        with near, far:
+            one.proxy.departed = frozenset({"0"})
+            near.settimeout(5)
+            assert near.recv(1) == b""
+            told(caplog, "ended a connection of controller 0 (raft): controller 0 has departed for good")
+
     def test_what_it_opened_before_ends_with_its_membership_and_others_keep_theirs(self, pair, start, caplog):
         zero, one = pair
         two = start("2")
@@ -723,6 +750,29 @@ def test_a_handshake_without_a_hello_has_to_go_too(pair, monkeypatch, caplog):
         assert secured.version() == "TLSv1.3"
         assert secured.recv(100) == b""
     told(caplog, "did not say within 0.5 s who it is")
+
+
+def test_who_begins_tls_and_is_gone_at_once_costs_a_count_and_no_traceback(pair, caplog):
+    zero, one = pair
+    words: list[str] = []
+    one.proxy.on_refused = words.append
+    held = threading.Event()
+    one.proxy._loop.call_soon_threadsafe(held.wait, 5)  # It looks when all of them have been and gone.
+    for _ in range(10):
+        with raw(one) as stream:
+            stream.sendall(b"\x16")
+            stream.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    held.set()
+
+    deadline = time.monotonic() + 5
+    while len(words) < 10 or one.proxy._serving:
+        assert time.monotonic() < deadline, words
+        time.sleep(0.01)
+
+    assert words == ["tls"] * 10
+    assert [r.getMessage() for r in caplog.records if r.levelno >= logging.ERROR] == []
+    told(caplog, "127.0.0.1: refused: it closed the connection during the handshake")
+    assert ask(zero).controller_id == "1"
 
 
 def test_a_crowd_that_says_nothing_keeps_no_controller_out(pair):

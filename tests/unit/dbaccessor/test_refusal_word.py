@@ -7,7 +7,8 @@ import pytest
 
 from dbaccessor import preamble
 from dbaccessor.identity import Epoch
-from dbaccessor.preamble import Answer, Hello
+from dbaccessor.preamble import Answer, Hello, MemberFact
+from dbaccessor.tls import Peer
 
 EPOCH = Epoch(number=2, tag="ab")
 OWN = Answer(accepted=True, cluster_uuid="u", epoch=EPOCH, name="controller-0-7", running=True)
@@ -36,3 +37,29 @@ def test_a_refusal_has_one_word(own: dict[str, object], hello: dict[str, object]
 
 def test_whoever_may_come_in_is_not_refused():
     assert preamble.refusal(HELLO, OWN) is None
+
+
+@pytest.mark.parametrize(
+    ("peer", "claimed", "served"),
+    [
+        (Peer("1"), 8, True),
+        (Peer("1", retired=True), 8, True),
+        (Peer("1"), 7, False),
+        (Peer("1", retired=True), 7, False),
+        (Peer("1", retired=True), 0, False),
+        (Peer("", retired=True), 7, False),
+        (Peer("", retired=True), 8, False),
+    ],
+)
+def test_whoever_is_gone_for_good_is_served_under_the_dqlite_id_of_its_own_membership_only(
+    peer: Peer, claimed: int, served: bool
+):
+    """The id is the caller's own word, and everybody is told those of the members."""
+    facts = msgspec.structs.replace(
+        OWN, members=(MemberFact(7, "controller-0-7", "voter"), MemberFact(8, "controller-1-8", "voter"))
+    )
+    asks = Hello(purpose="client", cluster_uuid="u", epoch=EPOCH, controller_id=peer.controller_id, dqlite_id=claimed)
+    departed = () if peer.retired else ("1",)
+
+    assert (preamble.refusal(asks, facts, peer, departed) is None) is served
+    assert (preamble.lost(asks, facts, peer, departed) is None) is served
