@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+
 from dbaccessor import errors
 from dbaccessor.dqlite import wire
 from dbaccessor.dqlite.channel import Channel, encode
@@ -48,6 +50,10 @@ class Batches:
 async def _carry_out(channel: Channel, requests: bytes) -> tuple[Result, Rows]:
     channel.send(requests)
     written = await channel.receive()
+    if isinstance(written, wire.Failure):
+        # Nothing is there to be committed. So whatever becomes of the rest, this is what came of the batch.
+        await _pass_over_the_rest(channel)
+        channel.expect(written, wire.Result, changes=True)
     rows: Rows | errors.DbAccessorError
     try:
         rows = await read_rows(channel)
@@ -56,17 +62,30 @@ async def _carry_out(channel: Channel, requests: bytes) -> tuple[Result, Rows]:
         if not channel.usable:
             raise errors.Indefinite(f"the batch may have been committed: {error}", code=error.code) from error
     ended = await channel.receive()
-    if isinstance(ended, wire.Failure) and not (isinstance(written, wire.Failure) and ended.code == errors.ERROR):
-        # The transaction is open still, as when a checkpoint was in progress. (Where BEGIN failed there is
-        # none to end, and that is an error as well.)
+    if isinstance(ended, wire.Failure):
+        # The transaction is open still, as when a checkpoint was in progress.
         channel.close()
-    if isinstance(written, wire.Failure):
-        channel.expect(written, wire.Result, changes=True)
-    elif isinstance(ended, wire.Failure) and ended.code == errors.ERROR:
-        # There was no transaction any more. If BEGIN went ahead by itself, the write may have lasted without one.
-        raise errors.Indefinite(f"the batch may have been committed: {ended.message}", code=ended.code)
+        if ended.code == errors.ERROR:
+            # There was no transaction any more. If BEGIN went ahead by itself, the write may have lasted without one.
+            raise errors.Indefinite(f"the batch may have been committed: {ended.message}", code=ended.code)
     channel.expect(ended, wire.Result, changes=True)
     if isinstance(rows, errors.DbAccessorError):
         raise errors.Indefinite(f"the batch was committed, and not what came of it told: {rows}") from rows
     result = channel.expect(written, wire.Result, changes=True)
     return Result(result.last_insert_id, result.rows_affected), rows
+
+
+async def _pass_over_the_rest(channel: Channel) -> None:
+    """Take the answers to `ask` and COMMIT, after a write that failed. Where they do not come the channel is closed."""
+    try:
+        with contextlib.suppress(errors.DbAccessorError):
+            await read_rows(channel)
+        if not channel.usable:
+            return
+        ended = await channel.receive()
+    except (EOFError, OSError, wire.ProtocolError):
+        channel.close()
+        return
+    # Where BEGIN failed there is no transaction to end, and that is an error as well. After any other it is open still.
+    if not isinstance(ended, wire.Result) and not (isinstance(ended, wire.Failure) and ended.code == errors.ERROR):
+        channel.close()
