@@ -12,6 +12,7 @@ from dbaccessor.dqlite.wire import RequestType
 
 _BEGIN = wire.encode(wire.Request(RequestType.EXEC_SQL, (0, "BEGIN IMMEDIATE")))
 _COMMIT = wire.encode(wire.Request(RequestType.EXEC_SQL, (0, "COMMIT")))
+_ROLLBACK = wire.encode(wire.Request(RequestType.EXEC_SQL, (0, "ROLLBACK")))
 
 
 class Batches:
@@ -63,11 +64,11 @@ async def _carry_out(channel: Channel, requests: bytes) -> tuple[Result, Rows]:
             raise errors.Indefinite(f"the batch may have been committed: {error}", code=error.code) from error
     ended = await channel.receive()
     if isinstance(ended, wire.Failure):
-        # The transaction is open still, as when a checkpoint was in progress.
-        channel.close()
         if ended.code == errors.ERROR:
             # There was no transaction any more. If BEGIN went ahead by itself, the write may have lasted without one.
+            channel.close()
             raise errors.Indefinite(f"the batch may have been committed: {ended.message}", code=ended.code)
+        await _end_open(channel, ended)
     channel.expect(ended, wire.Result, changes=True)
     if isinstance(rows, errors.DbAccessorError):
         raise errors.Indefinite(f"the batch was committed, and not what came of it told: {rows}") from rows
@@ -89,3 +90,17 @@ async def _pass_over_the_rest(channel: Channel) -> None:
     # Where BEGIN failed there is no transaction to end, and that is an error as well. After any other it is open still.
     if not isinstance(ended, wire.Result) and not (isinstance(ended, wire.Failure) and ended.code == errors.ERROR):
         channel.close()
+
+
+async def _end_open(channel: Channel, refusal: wire.Failure) -> None:
+    """End the transaction that COMMIT left open. The channel stays usable only where that is known to have worked."""
+    if not errors.is_plain(refusal.code):
+        channel.close()  # A checkpoint was in progress, or leadership is lost.
+        return
+    # A deferred constraint, as a rule: it is looked at by COMMIT only. Another batch can follow on this connection,
+    # without the request that broke it.
+    channel.send(_ROLLBACK)
+    with contextlib.suppress(EOFError, OSError, wire.ProtocolError):
+        if isinstance(await channel.receive(), wire.Result):
+            return
+    channel.close()

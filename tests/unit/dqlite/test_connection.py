@@ -414,3 +414,52 @@ def test_where_begin_fails_there_is_no_transaction_to_end_and_the_connection_sta
 
     no_transaction = failure(errors.ERROR, "cannot commit - no transaction is active")
     hold(play, lambda asked: {TOGETHER: BEGIN_FAILED, ASK: rows(7), "COMMIT": no_transaction}[asked.text])
+
+
+BROKEN = failure(787, "FOREIGN KEY constraint failed")
+
+
+def breaking_a_deferred_constraint(rolled_back: object) -> fakenode.Script:
+    """Of which only COMMIT tells. `rolled_back` is what is answered then."""
+    return lambda asked: {
+        TOGETHER: fakenode.result(0, 1),
+        ASK: rows(7),
+        "COMMIT": BROKEN,
+        "ROLLBACK": rolled_back,
+    }[asked.text]
+
+
+def test_a_batch_that_only_commit_refuses_is_rolled_back_and_the_connection_stays():
+    async def play(node: FakeNode, connection: Connection) -> None:
+        for _ in range(2):
+            with pytest.raises(errors.Refused, match="FOREIGN KEY"):
+                await connection.group(WRITE, ASK, "[]")
+            assert connection.usable
+        assert node.statements == [TOGETHER, ASK, "COMMIT", "ROLLBACK"] * 2
+
+    hold(play, breaking_a_deferred_constraint(fakenode.result()))
+
+
+@pytest.mark.parametrize(
+    "rolled_back",
+    [failure(errors.LEADERSHIP_LOST), rows(7), END, SILENCE],
+    ids=["failure", "nonsense", "end", "silence"],
+)
+def test_a_batch_that_only_commit_refuses_is_refused_also_where_rolling_back_fails(rolled_back: object):
+    async def play(node: FakeNode, connection: Connection) -> None:
+        with pytest.raises(errors.Refused, match="FOREIGN KEY"):
+            await connection.group(WRITE, ASK, "[]", deadline_seconds=0.05)
+        assert not connection.usable
+
+    hold(play, breaking_a_deferred_constraint(rolled_back))
+
+
+def test_where_a_checkpoint_is_in_progress_the_batch_is_not_ready_and_the_connection_ends():
+    async def play(node: FakeNode, connection: Connection) -> None:
+        with pytest.raises(errors.NotReady):
+            await connection.group(WRITE, ASK, "[]")
+        assert not connection.usable
+        assert "ROLLBACK" not in node.statements
+
+    busy = failure(errors.BUSY, "checkpoint in progress")
+    hold(play, lambda asked: {TOGETHER: fakenode.result(0, 1), ASK: rows(7), "COMMIT": busy}[asked.text])
