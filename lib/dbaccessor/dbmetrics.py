@@ -113,6 +113,9 @@ class Request:
         self._namespace = namespace
         self._attempts = 0
         self._started = 0.0
+        self._told = ""
+        self.heard = False
+        """Whether a leader has answered."""
 
     def __enter__(self) -> Request:
         self._started = time.perf_counter()
@@ -126,22 +129,36 @@ class Request:
             self._namespace.retries += 1
 
     def answered(self) -> None:
+        self.heard = True
         space = self._namespace
         space.last_ping_seconds = seconds = time.perf_counter() - self._started
         space.last_ping_attempts = self._attempts
         if seconds > space.max_ping_seconds:
             space.max_ping_seconds = seconds
 
+    @property
+    def failed(self) -> bool:
+        """Whether it will count as ended in an error, whatever comes."""
+        return bool(self._told)
+
+    def fail(self, error: BaseException) -> None:
+        """Let it count as ended in this error, which is told without being raised through here.
+
+        Of several the first counts, but one that left doubt before any other.
+        """
+        if not self._told or isinstance(error, errors.Indefinite):
+            self._told = _word(error)
+
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         space, seconds = self._namespace, time.perf_counter() - self._started
         space.active -= 1
-        if error is None:
+        if error is None and not self._told:
             space.success += 1
             space.succeeded.observe(seconds)
         else:
-            space.errors[_word(error)] += 1
+            space.errors[self._told or _word(error)] += 1
             space.failed.observe(seconds)
 
 
@@ -187,7 +204,7 @@ def families(namespaces: Mapping[str, Namespace]) -> Iterator[Metric]:
     )
 
 
-def _word(error: BaseException) -> str:
+def _word(error: BaseException | None) -> str:
     return next((word for kind, word in _ERRORS if isinstance(error, kind)), "unknown")
 
 

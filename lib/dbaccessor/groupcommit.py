@@ -85,6 +85,8 @@ class GroupCommit:
         # of the batch.
         self._timer: asyncio.TimerHandle | None = None
         self._problem = "it was not tried yet"
+        # The batch under way, with all its tries. Before there is one nothing is counted.
+        self._measured = connections.measured.request()
 
     async def submit(self, *values: Given, deadline_seconds: float = 10) -> tuple[Value, ...] | None:
         """Write one request and return what `ask` says of it in the same transaction, without the ordinal.
@@ -119,7 +121,7 @@ class GroupCommit:
 
     def _fail_all(self) -> None:
         for request in (*self._taken, *self._waiting):
-            _fail(request, errors.Indefinite if request.sent else errors.NotReady, "the database was closed")
+            self._fail(request, errors.Indefinite if request.sent else errors.NotReady, "the database was closed")
         self._taken = []
         self._waiting.clear()
 
@@ -141,9 +143,9 @@ class GroupCommit:
             if request.deadline > now:
                 left.append(request.deadline)
             elif request.sent:
-                _fail(request, errors.Indefinite, "no answer in time; it may be committed")
+                self._fail(request, errors.Indefinite, "no answer in time; it may be committed")
             else:
-                _fail(request, errors.NotReady, f"the batch could not be committed in time: {self._problem}")
+                self._fail(request, errors.NotReady, f"the batch could not be committed in time: {self._problem}")
         if left:
             self._set_timer(min(left))
 
@@ -154,20 +156,38 @@ class GroupCommit:
                 self._taken = self._take()
                 if not self._taken:
                     continue
-                try:
-                    await self._commit(self._taken)
-                    pauses = _pauses()
-                except (errors.NotReady, errors.NotLeader) as error:
-                    # Provably not done: they wait again, at the front, together with whoever came meanwhile.
-                    self._problem = str(error)
-                    for request in self._taken:
-                        request.sent = False
-                    self._waiting.extendleft(reversed([r for r in self._taken if not r.outcome.done()]))
-                    self._taken = []
-                    await asyncio.sleep(next(pauses))
+                with self._connections.measured.request() as self._measured:
+                    if await self._work_off(pauses):
+                        pauses = _pauses()
+                    if not self._measured.heard:
+                        # All callers gave up, unless one of them was told an error, which counts then.
+                        self._measured.fail(asyncio.CancelledError())
         finally:
             self._task = None
             self._fail_all()
+
+    async def _work_off(self, pauses: Iterator[float]) -> bool:
+        """Commit what is taken, again and again while provably nothing was done. Return whether it came to an end.
+
+        It does not where nobody waits any more, nor where somebody was told an error meanwhile: what failed is to be
+        counted then, and not at the end of an outage. Who waits still is taken as another batch.
+        """
+        while self._taken:
+            try:
+                await self._commit(self._taken)
+                return True
+            except (errors.NotReady, errors.NotLeader) as error:
+                # They wait again, at the front, together with whoever came meanwhile.
+                self._problem = str(error)
+                for request in self._taken:
+                    request.sent = False
+                self._waiting.extendleft(reversed([r for r in self._taken if not r.outcome.done()]))
+                self._taken = []
+            await asyncio.sleep(next(pauses))
+            if self._measured.failed:
+                break
+            self._taken = self._take()
+        return False
 
     def _take(self) -> list[_Request]:
         """Take from the front what one batch holds: one request for each key, those of one key in their order."""
@@ -194,16 +214,14 @@ class GroupCommit:
     async def _commit(self, requests: Sequence[_Request]) -> None:
         """Write these and give each its outcome. Raises NotReady, NotLeader when nothing was done."""
         try:
-            with self._connections.measured.request() as measured:
-                measured.attempt()
-                written, rows = await self._write(requests)
-                measured.answered()
+            self._measured.attempt()
+            written, rows = await self._write(requests)
         except errors.Indefinite as error:
             for request in requests:
-                _fail(request, errors.Indefinite, str(error), error.code)
+                self._fail(request, errors.Indefinite, str(error), error.code)
         except errors.Refused as error:
             if len(requests) == 1:
-                _fail(requests[0], errors.Refused, str(error), error.code)
+                self._fail(requests[0], errors.Refused, str(error), error.code)
                 return
             # One of them is wrong, and must not spoil it for the others. None of them is done.
             for request in requests:
@@ -212,6 +230,8 @@ class GroupCommit:
             await self._commit_part(requests[:half])
             await self._commit_part(requests[half:])
         else:
+            if written and not self._measured.heard:
+                self._measured.answered()
             found = {row[0]: row[1:] for row in rows}
             for ordinal, request in enumerate(written):
                 if not request.outcome.done():
@@ -257,6 +277,12 @@ class GroupCommit:
         finally:
             self._connections.give_back(connection)
 
+    def _fail(self, request: _Request, kind: type[errors.DbAccessorError], message: str, code: int = 0) -> None:
+        if not request.outcome.done():
+            error = kind(message, code=code)
+            request.outcome.set_exception(error)
+            self._measured.fail(error)
+
     async def _confirm(self, connection: Connection, deadline: float) -> None:
         members = await connection.cluster(deadline_seconds=retry.left(deadline))
         await self._confirmer.confirm(connection, members, deadline=deadline)
@@ -275,11 +301,6 @@ def _encode(values: tuple[Given, ...]) -> bytes:
     if len(encoded) > MAX_BYTES:
         raise errors.Refused(f"a request of {len(encoded)} bytes is larger than the {MAX_BYTES} of a batch")
     return encoded
-
-
-def _fail(request: _Request, kind: type[errors.DbAccessorError], message: str, code: int = 0) -> None:
-    if not request.outcome.done():
-        request.outcome.set_exception(kind(message, code=code))
 
 
 def _pauses() -> Iterator[float]:

@@ -112,11 +112,11 @@ class SqliteConnection:
         await self.execute("BEGIN IMMEDIATE")
         try:
             affected = sqlite.execute(write, (argument,)).rowcount
+            rows = await self.query(ask, (argument,))
+            sqlite.execute("COMMIT")
         except sqlite3.IntegrityError as error:
             sqlite.execute("ROLLBACK")
             raise errors.Refused(str(error), code=19) from error
-        rows = await self.query(ask, (argument,))
-        sqlite.execute("COMMIT")
         if trouble is not None:
             raise trouble[1]
         return Result(0, affected), rows

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+
 from dbaccessor import errors
 from dbaccessor.dqlite import wire
 from dbaccessor.dqlite.channel import Channel, encode
@@ -10,6 +12,7 @@ from dbaccessor.dqlite.wire import RequestType
 
 _BEGIN = wire.encode(wire.Request(RequestType.EXEC_SQL, (0, "BEGIN IMMEDIATE")))
 _COMMIT = wire.encode(wire.Request(RequestType.EXEC_SQL, (0, "COMMIT")))
+_ROLLBACK = wire.encode(wire.Request(RequestType.EXEC_SQL, (0, "ROLLBACK")))
 
 
 class Batches:
@@ -48,6 +51,10 @@ class Batches:
 async def _carry_out(channel: Channel, requests: bytes) -> tuple[Result, Rows]:
     channel.send(requests)
     written = await channel.receive()
+    if isinstance(written, wire.Failure):
+        # Nothing is there to be committed. So whatever becomes of the rest, this is what came of the batch.
+        await _pass_over_the_rest(channel)
+        channel.expect(written, wire.Result, changes=True)
     rows: Rows | errors.DbAccessorError
     try:
         rows = await read_rows(channel)
@@ -56,17 +63,44 @@ async def _carry_out(channel: Channel, requests: bytes) -> tuple[Result, Rows]:
         if not channel.usable:
             raise errors.Indefinite(f"the batch may have been committed: {error}", code=error.code) from error
     ended = await channel.receive()
-    if isinstance(ended, wire.Failure) and not (isinstance(written, wire.Failure) and ended.code == errors.ERROR):
-        # The transaction is open still, as when a checkpoint was in progress. (Where BEGIN failed there is
-        # none to end, and that is an error as well.)
-        channel.close()
-    if isinstance(written, wire.Failure):
-        channel.expect(written, wire.Result, changes=True)
-    elif isinstance(ended, wire.Failure) and ended.code == errors.ERROR:
-        # There was no transaction any more. If BEGIN went ahead by itself, the write may have lasted without one.
-        raise errors.Indefinite(f"the batch may have been committed: {ended.message}", code=ended.code)
+    if isinstance(ended, wire.Failure):
+        if ended.code == errors.ERROR:
+            # There was no transaction any more. If BEGIN went ahead by itself, the write may have lasted without one.
+            channel.close()
+            raise errors.Indefinite(f"the batch may have been committed: {ended.message}", code=ended.code)
+        await _end_open(channel, ended)
     channel.expect(ended, wire.Result, changes=True)
     if isinstance(rows, errors.DbAccessorError):
         raise errors.Indefinite(f"the batch was committed, and not what came of it told: {rows}") from rows
     result = channel.expect(written, wire.Result, changes=True)
     return Result(result.last_insert_id, result.rows_affected), rows
+
+
+async def _pass_over_the_rest(channel: Channel) -> None:
+    """Take the answers to `ask` and COMMIT, after a write that failed. Where they do not come the channel is closed."""
+    try:
+        with contextlib.suppress(errors.DbAccessorError):
+            await read_rows(channel)
+        if not channel.usable:
+            return
+        ended = await channel.receive()
+    except (EOFError, OSError, wire.ProtocolError):
+        channel.close()
+        return
+    # Where BEGIN failed there is no transaction to end, and that is an error as well. After any other it is open still.
+    if not isinstance(ended, wire.Result) and not (isinstance(ended, wire.Failure) and ended.code == errors.ERROR):
+        channel.close()
+
+
+async def _end_open(channel: Channel, refusal: wire.Failure) -> None:
+    """End the transaction that COMMIT left open. The channel stays usable only where that is known to have worked."""
+    if not errors.is_plain(refusal.code):
+        channel.close()  # A checkpoint was in progress, or leadership is lost.
+        return
+    # A deferred constraint, as a rule: it is looked at by COMMIT only. Another batch can follow on this connection,
+    # without the request that broke it.
+    channel.send(_ROLLBACK)
+    with contextlib.suppress(EOFError, OSError, wire.ProtocolError):
+        if isinstance(await channel.receive(), wire.Result):
+            return
+    channel.close()

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 
+import pytest
+
 from dbaccessor import errors
 from dbaccessor.database import Database, Transaction
 from dbaccessor.groupcommit import Batch, GroupCommit
@@ -20,6 +22,10 @@ LEASES = Batch(
     " WHERE lease.counter = excluded.counter - 1",
     ask="SELECT j.key, l.holder, l.counter FROM json_each(?) AS j JOIN lease AS l ON l.name = j.value->>0",
     rising=True,
+)
+CHILDREN = Batch(
+    write="INSERT INTO child (k, parent) SELECT value->>0, value->>1 FROM json_each(?)",
+    ask="SELECT j.key, child.parent FROM json_each(?) AS j JOIN child ON child.k = j.value->>0",
 )
 
 
@@ -44,6 +50,37 @@ def test_one_wrong_request_spoils_it_for_nobody_else(nodes: InProcess):
             assert isinstance(outcome, errors.Refused) if n in (3, 17) else outcome == (n, 1)
         found = await database.read("SELECT count(*) FROM t")
         assert found.rows == ((38,),)
+        database.close()
+
+    asyncio.run(play())
+
+
+def test_one_that_breaks_a_deferred_constraint_spoils_it_for_nobody_else(nodes: InProcess):
+    """Of such a constraint only COMMIT tells, and it leaves the transaction open."""
+
+    async def tables(tx: Transaction) -> None:
+        await tx.execute("CREATE TABLE parent (name TEXT NOT NULL PRIMARY KEY)")
+        await tx.execute(
+            "CREATE TABLE child (k TEXT NOT NULL PRIMARY KEY,"
+            " parent TEXT NOT NULL REFERENCES parent DEFERRABLE INITIALLY DEFERRED)"
+        )
+        await tx.execute("INSERT INTO parent VALUES ('ok')")
+
+    async def play() -> None:
+        await asyncio.to_thread(nodes.found)
+        database = Database(nodes, "data")
+        await database.run(tables, deadline_seconds=30)
+        committer = database.group_commit(CHILDREN)
+        said = await asyncio.gather(
+            *(committer.submit(k, v) for k, v in (("a", "ok"), ("b", "absent"), ("d", "ok"))), return_exceptions=True
+        )
+        assert said[0] == said[2] == ("ok",)
+        assert isinstance(said[1], errors.Refused)
+        # It is refused by itself as well, at once.
+        with pytest.raises(errors.Refused, match="FOREIGN KEY"):
+            await committer.submit("b", "absent")
+        assert await committer.submit("e", "ok") == ("ok",)
+        assert (await database.read("SELECT k FROM child ORDER BY k")).rows == (("a",), ("d",), ("e",))
         database.close()
 
     asyncio.run(play())

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from dbaccessor import errors, groupcommit
 from dbaccessor.database import Database
+from dbaccessor.dbmetrics import Namespace
 from dbaccessor.groupcommit import Batch, GroupCommit
 from sqlitenode import SqliteConnection, SqliteNode, Trouble
 
@@ -36,10 +37,12 @@ BUSY = errors.NotReady("busy", code=5)
 LOST = errors.Indefinite("leadership lost", code=10506)
 
 
-def hold(play: Callable[[SqliteNode, GroupCommit], Awaitable[None]], batch: Batch = LEASE) -> None:
+def hold(
+    play: Callable[[SqliteNode, GroupCommit], Awaitable[None]], batch: Batch = LEASE, counted: Namespace | None = None
+) -> None:
     async def run() -> None:
         node = SqliteNode(SCHEMA)
-        database = Database(node, "data")  # type: ignore[arg-type]
+        database = Database(node, "data").measure(counted or Namespace())  # type: ignore[arg-type]
         await play(node, database.group_commit(batch))
         database.close()
 
@@ -269,6 +272,134 @@ def test_an_upsert_to_the_same_value_is_answered_too():
         assert await committer.submit("k", "v") == ("v",)
 
     hold(play, KEYED)
+
+
+def ended_in(counted: Namespace) -> dict[str, int]:
+    """How requests ended, without what did not occur. Each has its duration, and none is under way."""
+    assert counted.active == 0
+    assert sum(counted.succeeded.counts) == counted.success
+    assert sum(counted.failed.counts) == sum(counted.errors.values())
+    return {word: count for word, count in (("success", counted.success), *counted.errors.items()) if count}
+
+
+def test_a_batch_is_counted_once_with_all_its_tries():
+    counted = Namespace()
+
+    async def play(node: SqliteNode, committer: GroupCommit) -> None:
+        node.troubles = iter([("before", BUSY)] * 3)
+        assert await committer.submit("k", "h", 0) == ("h", 1)
+
+    hold(play, counted=counted)
+    assert ended_in(counted) == {"success": 1}
+    assert (counted.attempts, counted.retries, counted.last_ping_attempts) == (4, 3, 4)
+
+
+def test_a_batch_is_under_way_while_it_waits_for_its_next_try_and_takes_in_who_comes():
+    counted = Namespace()
+
+    async def play(node: SqliteNode, committer: GroupCommit) -> None:
+        node.troubles = iter([("before", BUSY)] * 3)
+        first = asyncio.create_task(committer.submit("a", "h", 0))
+        while counted.attempts < 2:
+            await asyncio.sleep(0)
+        assert counted.active == 1
+        assert await asyncio.gather(first, committer.submit("b", "h", 0)) == [("h", 1), ("h", 1)]
+
+    hold(play, counted=counted)
+    assert ended_in(counted) == {"success": 1}
+
+
+@pytest.mark.parametrize("bad", [1, 2])
+def test_a_batch_with_wrong_requests_is_refused_once_and_its_parts_are_tries_of_it(bad: int):
+    counted = Namespace()
+
+    async def play(node: SqliteNode, committer: GroupCommit) -> None:
+        said = await asyncio.gather(
+            *(committer.submit(str(n), "bad" if n < bad else "good", 0) for n in range(4)), return_exceptions=True
+        )
+        assert sum(isinstance(outcome, errors.Refused) for outcome in said) == bad
+        assert await committer.submit("another", "good", 0) == ("good", 1)
+
+    hold(play, counted=counted)
+    assert ended_in(counted) == {"success": 1, "refused": 1}
+    assert counted.attempts == len({"all", "01", "0", "1", "23", "another"})
+    assert counted.retries == counted.attempts - 2
+
+
+def test_a_batch_of_which_a_part_is_refused_and_another_in_doubt_counts_as_in_doubt():
+    counted = Namespace()
+
+    async def play(node: SqliteNode, committer: GroupCommit) -> None:
+        node.troubles = iter([None, None, ("after", LOST)])
+        said = await asyncio.gather(committer.submit("a", "bad"), committer.submit("b", "h"), return_exceptions=True)
+        assert [type(outcome) for outcome in said] == [errors.Refused, errors.Indefinite]
+
+    hold(play, KEYED, counted)
+    assert ended_in(counted) == {"indefinite": 1}
+
+
+def test_whose_deadline_passes_during_an_outage_is_counted_then_and_not_at_its_end():
+    counted = Namespace()
+
+    async def play(node: SqliteNode, committer: GroupCommit) -> None:
+        outage = True
+
+        def troubles() -> Iterator[Trouble]:
+            while outage:
+                yield "before", BUSY
+
+        node.troubles = troubles()
+        patient = asyncio.create_task(committer.submit("a", "h", 0, deadline_seconds=60))
+        with pytest.raises(errors.NotReady):
+            await committer.submit("b", "h", 0, deadline_seconds=0.1)
+        async with asyncio.timeout(5):
+            while not counted.errors["retryable"]:
+                await asyncio.sleep(0.01)
+        assert not patient.done()
+        outage = False
+        assert await patient == ("h", 1)
+
+    hold(play, counted=counted)
+    assert ended_in(counted) == {"success": 1, "retryable": 1}
+
+
+def test_a_batch_that_nobody_waits_for_any_more_is_counted_as_what_its_callers_were_told():
+    """One told that it is late: what it was told. All cancelled: nothing is known of it, and it did not succeed."""
+    late, cancelled, closed = Namespace(), Namespace(), Namespace()
+
+    async def lets_pass(node: SqliteNode, committer: GroupCommit) -> None:
+        node.troubles = iter([("before", BUSY)] * 1000)
+        with pytest.raises(errors.NotReady):
+            await committer.submit("k", "h", 0, deadline_seconds=0.1)
+        async with asyncio.timeout(5):
+            while late.active:
+                await asyncio.sleep(0.01)
+
+    async def cancels(node: SqliteNode, committer: GroupCommit) -> None:
+        node.troubles = iter([("before", BUSY)] * 1000)
+        task = asyncio.create_task(committer.submit("k", "h", 0))
+        while cancelled.attempts < 2:
+            await asyncio.sleep(0)
+        task.cancel()
+        async with asyncio.timeout(5):
+            while cancelled.active:
+                await asyncio.sleep(0.01)
+
+    async def closes(node: SqliteNode, committer: GroupCommit) -> None:
+        task = asyncio.create_task(committer.submit("k", "h", 0))
+        sent = asyncio.Event()
+        node.hangs, node.before_batch = True, sent.set
+        await sent.wait()
+        committer.close()
+        with pytest.raises(errors.Indefinite):
+            await task
+
+    hold(lets_pass, counted=late)
+    assert ended_in(late) == {"retryable": 1}
+    hold(cancels, counted=cancelled)
+    assert ended_in(cancelled) == {"unknown": 1}
+    hold(closes, counted=closed)
+    assert ended_in(closed) == {"indefinite": 1}
 
 
 @pytest.mark.parametrize(

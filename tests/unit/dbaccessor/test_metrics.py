@@ -106,6 +106,19 @@ def test_requests_are_counted_by_how_they_ended():
     assert found["juju_db_duration_seconds_count", "namespace=controller", "result=error"] == 6
 
 
+def test_a_request_that_told_its_error_without_raising_it_counts_as_ended_in_that():
+    space = Metrics().namespace("controller")
+    refused, lost, late = errors.Refused("x"), errors.Indefinite("x"), errors.NotReady("x")
+    for told in ((refused, late), (late, refused), (refused, lost), (lost, refused)):
+        with space.request() as request:
+            for error in told:
+                request.fail(error)
+            assert request.failed
+    assert space.success == 0
+    assert space.errors == {"retryable": 1, "indefinite": 2, "refused": 1, "unknown": 0}
+    assert sum(space.failed.counts) == 4
+
+
 def test_a_database_counts_its_transactions_reads_retries_and_connections():
     async def play() -> None:
         counted = Metrics()

@@ -341,3 +341,125 @@ def test_a_batch_that_was_written_outside_a_transaction_is_in_doubt():
 
     earlier = OfEarlier()
     hold(play, ended_between)
+
+
+BEGIN_FAILED = failure(errors.BUSY, "database is locked")
+NOT_OPEN = failure(errors.NOT_FOUND, "no database opened")
+
+
+@pytest.mark.parametrize("code", [errors.NOT_FOUND, errors.INTERRUPT, errors.NOT_LEADER, errors.LEADERSHIP_LOST])
+def test_a_batch_of_which_nothing_is_answered_but_a_failure_is_in_doubt_only_where_that_leaves_doubt(code: int):
+    """A node that led, does not, and leads again has closed the database: all three requests say so."""
+
+    async def play(node: FakeNode, connection: Connection) -> None:
+        doubt = code == errors.LEADERSHIP_LOST
+        with pytest.raises(errors.Indefinite if doubt else (errors.NotReady, errors.NotLeader)):
+            await connection.group(WRITE, ASK, "[]")
+
+    hold(play, always(failure(code)))
+
+
+@pytest.mark.parametrize(
+    "asked_then",
+    [failure(errors.LEADERSHIP_LOST, "leadership lost"), NOT_OPEN, fakenode.EMPTY, rows(7, done=False), END, SILENCE],
+    ids=["leadership lost", "not open", "nonsense", "a part", "end", "silence"],
+)
+@pytest.mark.parametrize("written", [BEGIN_FAILED, NOT_OPEN], ids=["begin failed", "not open"])
+def test_a_batch_that_was_not_written_is_not_in_doubt_whatever_becomes_of_the_rest(written: bytes, asked_then: object):
+    async def play(node: FakeNode, connection: Connection) -> None:
+        with pytest.raises(errors.NotReady):
+            await connection.group(WRITE, ASK, "[]", deadline_seconds=0.05)
+        assert not connection.usable
+
+    def script(asked: Asked) -> object:
+        return {TOGETHER: written, ASK: asked_then, "COMMIT": SILENCE}[asked.text]
+
+    hold(play, script)
+
+
+@pytest.mark.parametrize(
+    "ended",
+    [failure(errors.BUSY, "checkpoint in progress"), fakenode.EMPTY, END, SILENCE],
+    ids=["busy", "nonsense", "end", "silence"],
+)
+def test_a_batch_that_was_refused_is_refused_whatever_comes_of_its_end(ended: object):
+    async def play(node: FakeNode, connection: Connection) -> None:
+        with pytest.raises(errors.Refused):
+            await connection.group(WRITE, ASK, "[]", deadline_seconds=0.05)
+        # A transaction may be open still.
+        assert not connection.usable
+
+    def script(asked: Asked) -> object:
+        return {TOGETHER: failure(19, "UNIQUE constraint failed"), ASK: rows(7), "COMMIT": ended}[asked.text]
+
+    hold(play, script)
+
+
+@pytest.mark.parametrize(
+    "asked_then", [failure(errors.LEADERSHIP_LOST), NOT_OPEN, END], ids=["leadership lost", "not open", "end"]
+)
+def test_a_batch_that_was_written_is_in_doubt_where_its_end_is_not_seen(asked_then: object):
+    async def play(node: FakeNode, connection: Connection) -> None:
+        with pytest.raises(errors.Indefinite):
+            await connection.group(WRITE, ASK, "[]")
+
+    hold(play, lambda asked: asked_then if asked.text == ASK else fakenode.result(0, 1))
+
+
+def test_where_begin_fails_there_is_no_transaction_to_end_and_the_connection_stays():
+    async def play(node: FakeNode, connection: Connection) -> None:
+        with pytest.raises(errors.NotReady):
+            await connection.group(WRITE, ASK, "[]")
+        assert connection.usable
+
+    no_transaction = failure(errors.ERROR, "cannot commit - no transaction is active")
+    hold(play, lambda asked: {TOGETHER: BEGIN_FAILED, ASK: rows(7), "COMMIT": no_transaction}[asked.text])
+
+
+BROKEN = failure(787, "FOREIGN KEY constraint failed")
+
+
+def breaking_a_deferred_constraint(rolled_back: object) -> fakenode.Script:
+    """Of which only COMMIT tells. `rolled_back` is what is answered then."""
+    return lambda asked: {
+        TOGETHER: fakenode.result(0, 1),
+        ASK: rows(7),
+        "COMMIT": BROKEN,
+        "ROLLBACK": rolled_back,
+    }[asked.text]
+
+
+def test_a_batch_that_only_commit_refuses_is_rolled_back_and_the_connection_stays():
+    async def play(node: FakeNode, connection: Connection) -> None:
+        for _ in range(2):
+            with pytest.raises(errors.Refused, match="FOREIGN KEY"):
+                await connection.group(WRITE, ASK, "[]")
+            assert connection.usable
+        assert node.statements == [TOGETHER, ASK, "COMMIT", "ROLLBACK"] * 2
+
+    hold(play, breaking_a_deferred_constraint(fakenode.result()))
+
+
+@pytest.mark.parametrize(
+    "rolled_back",
+    [failure(errors.LEADERSHIP_LOST), rows(7), END, SILENCE],
+    ids=["failure", "nonsense", "end", "silence"],
+)
+def test_a_batch_that_only_commit_refuses_is_refused_also_where_rolling_back_fails(rolled_back: object):
+    async def play(node: FakeNode, connection: Connection) -> None:
+        with pytest.raises(errors.Refused, match="FOREIGN KEY"):
+            await connection.group(WRITE, ASK, "[]", deadline_seconds=0.05)
+        assert not connection.usable
+
+    hold(play, breaking_a_deferred_constraint(rolled_back))
+
+
+def test_where_a_checkpoint_is_in_progress_the_batch_is_not_ready_and_the_connection_ends():
+    async def play(node: FakeNode, connection: Connection) -> None:
+        with pytest.raises(errors.NotReady):
+            await connection.group(WRITE, ASK, "[]")
+        assert not connection.usable
+        assert "ROLLBACK" not in node.statements
+
+    busy = failure(errors.BUSY, "checkpoint in progress")
+    hold(play, lambda asked: {TOGETHER: fakenode.result(0, 1), ASK: rows(7), "COMMIT": busy}[asked.text])
