@@ -56,9 +56,11 @@ async def write_rows(cluster: Cluster, n: int, count: int) -> None:
     connection = await cluster.connector(n).to_leader(deadline=asyncio.get_running_loop().time() + 10)
     with contextlib.closing(connection):
         await connection.open_database("missed")
-        await connection.execute("CREATE TABLE IF NOT EXISTS row (v TEXT)")
+        await connection.execute("CREATE TABLE row (k INTEGER PRIMARY KEY, v TEXT NOT NULL, n INTEGER)")
         for _ in range(count):
-            await connection.execute("INSERT INTO row VALUES (?)", ("x" * 64,))
+            await connection.execute(
+                "INSERT INTO row VALUES (1, ?, 1) ON CONFLICT (k) DO UPDATE SET n = n + 1", ("x" * 64,)
+            )
 
 
 @pytest.mark.long
@@ -72,7 +74,7 @@ def test_who_comes_back_after_much_was_written_has_a_vote_as_soon_as_it_is_a_vot
     back, third = (leader + 1) % 3, (leader + 2) % 3
     cluster.freeze(back)
     cluster.wait(lambda: cluster.role_counts(leader) == (2, 0, 1), "it is demoted")
-    asyncio.run(write_rows(cluster, leader, 8000))
+    asyncio.run(write_rows(cluster, leader, 5000))
 
     cluster.signal(back, signal.SIGCONT)
     cluster.wait(lambda: cluster.role_counts(leader) == (3, 0, 0), "it is a voter again", 60)
