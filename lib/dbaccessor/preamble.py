@@ -80,7 +80,8 @@ class Answer(msgspec.Struct, frozen=True, rename="kebab", kw_only=True):
     raft, or, for a stand-by or spare, by a leader that told it so. It is never what a third one said.
     `members` is what its own log says; a spare gets no log and answers an empty one.
     `ailing` says what keeps a node that runs from doing its part ("": nothing).
-    `last_term` and `last_index` tell where its log ends, once it has been without a leader for the hold; else 0.
+    `last_term` and `last_index` tell where its log ends, once it has been without a leader, or stopped, for the hold;
+    else, and where the log of a stopped node cannot be read whole, 0.
     `empty`: it has been so for the hold, has no vote, and its log holds no entry at all, as that of a spare.
     """
 

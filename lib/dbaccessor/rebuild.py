@@ -5,7 +5,8 @@ partition. `rebuild-cluster` is for that moment: it makes the chosen node the on
 that live meet that epoch, put their data aside and join again.
 
 What it never does, forced or not: act while anybody follows a leader, on a node that is no voter, or on one whose log
-is older than that of another that answers. Force replaces one thing only: knowing that the silent ones are off.
+is older than that of another that answers, whether that one's node runs or not: what only stopped members hold may
+have been acknowledged. Force replaces one thing only: knowing that the silent ones are off.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from __future__ import annotations
 from dbaccessor.actions import Reconfigure
 from dbaccessor.decide import RECOVER, rival_of
 from dbaccessor.dqlite import cluster
+from dbaccessor.dqlite.nodedir import LastEntry
 from dbaccessor.identity import Identity, controller_of
 from dbaccessor.situation import Peer, View
 
@@ -64,17 +66,36 @@ def _no_voter(role: str) -> str:
 def _is_behind(view: View, identity: Identity, holders: list[Peer]) -> str:
     assert view.running is not None
     mine = view.running.last
-    same_epoch = [p for p in holders if p.epoch == identity.epoch and p.superseded is None and p.running]
+    same_epoch = [p for p in holders if p.epoch == identity.epoch and p.superseded is None]
     for peer in same_epoch:
         if not peer.last.index and not peer.empty:
-            return f"controller {peer.controller_id} has not told yet where its log ends; ask again in a few seconds"
-    newest = max(same_epoch, key=lambda p: p.last, default=None)
+            return _unknown_end(peer.controller_id, peer.running)
+    newest = max(same_epoch, key=lambda p: (p.last, p.running), default=None)
     if newest is not None and newest.last > mine:
-        return (
-            f"controller {newest.controller_id} has a newer log ({newest.last}; here {mine}):"
-            f" run it on the unit of controller {newest.controller_id}"
-        )
+        return _newer_log(newest, mine)
     return ""
+
+
+def _unknown_end(other: str, running: bool) -> str:
+    again = "ask again in a few seconds"
+    if running:
+        return f"controller {other} has not told yet where its log ends; {again}"
+    return (
+        f"controller {other} has data of this cluster, its node does not run, and it has not told where its log ends:"
+        f" {again}; if this stays, get that node to run (hactl status there says why it does not), or, to go on without"
+        f" what only it has, stop controllerd there and do it with force"
+    )
+
+
+def _newer_log(newest: Peer, mine: LastEntry) -> str:
+    other = newest.controller_id
+    sentence = f"controller {other} has a newer log ({newest.last}; here {mine})"
+    if newest.running:
+        return f"{sentence}: run it on the unit of controller {other}"
+    return (
+        f"{sentence}, and its node does not run: get that node to run (hactl status there says why it does not), or use"
+        f" {RECOVER} with its directory"
+    )
 
 
 def _voters_suffice(voters: frozenset[str], identity: Identity, holders: list[Peer]) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import secrets
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,7 +19,7 @@ import msgspec
 from dbaccessor import conf, dial, errors, reconfigure, recovery, soleowner, timing, tls, tlsfiles
 from dbaccessor.conf import ControllerConf
 from dbaccessor.dqlite import node, nodedir, raftlog
-from dbaccessor.identity import BrokenFile, Epoch, Identity, NewerFile, Store
+from dbaccessor.identity import ASIDE, IDENTITY, BrokenFile, Epoch, Identity, NewerFile, Store
 from dbaccessor.preamble import Answer
 from dbaccessor.recovery import Candidate, Plan
 
@@ -29,12 +30,15 @@ class CannotRecover(RuntimeError):
 
 @dataclass(frozen=True)
 class Target:
-    """The state directory where the recovered data is to be, and for which controller of which cluster."""
+    """The state directory where the recovered data is to be, and for which controller of which cluster.
+
+    `epoch_number` is the highest that is known to be taken.
+    """
 
     store: Store
     controller_id: str
     cluster_uuid: str
-    epochs: tuple[Epoch, ...] = ()
+    epoch_number: int = 0
 
 
 @contextlib.contextmanager
@@ -79,8 +83,7 @@ def target(into: Path, chosen: Identity | None, *, cluster_uuid: str | None = No
     controller_id = next((c.controller_id for c in (configuration, here, chosen) if c is not None), "")
     if not controller_id or not wanted:
         raise CannotRecover(f"{into} has no controller.conf, and the data does not tell whose it is")
-    epochs = () if here is None else tuple(e for e in (here.epoch, here.superseded) if e is not None)
-    return Target(store, controller_id, wanted, epochs)
+    return Target(store, controller_id, wanted, highest_epoch(into))
 
 
 def configuration_of(into: Path) -> ControllerConf | None:
@@ -91,9 +94,25 @@ def configuration_of(into: Path) -> ControllerConf | None:
     return reader.conf
 
 
+def highest_epoch(state_dir: Path) -> int:
+    """Return the highest number of an epoch that this state directory speaks of, 0 if of none.
+
+    Data that was put aside counts, and what the charm wrote: the others may have been in that epoch, without this one.
+    What cannot be read does not count.
+    """
+    configuration = conf.ConfReader(state_dir / conf.FILE_NAME)
+    configuration.read()
+    numbers = [0] if configuration.conf is None else [configuration.conf.db_epoch]
+    for file in (state_dir / IDENTITY, *(state_dir / ASIDE).glob(f"*/{IDENTITY}")):
+        with contextlib.suppress(BrokenFile, NewerFile, OSError):
+            own = Store(file.parent).identity()
+            numbers += [] if own is None else [e.number for e in (own.epoch, own.superseded) if e is not None]
+    return max(numbers)
+
+
 def new_epoch(number: int, where: Target) -> Epoch:
-    """Return an epoch above `number - 1` and above every epoch that the target speaks of."""
-    return Epoch(max([number, *(e.number + 1 for e in where.epochs)]), secrets.token_hex(8))
+    """Return an epoch of this number, or above every one that the target knows to be taken."""
+    return Epoch(max(number, where.epoch_number + 1), secrets.token_hex(8))
 
 
 def carry_out(plan: Plan, where: Target, *, salvage: bool = False) -> Identity:
@@ -103,11 +122,12 @@ def carry_out(plan: Plan, where: Target, *, salvage: bool = False) -> Identity:
     """
     chosen = plan.chosen
     assert chosen is not None and not plan.refusal
+    taken = [highest_epoch(c.state_dir) for c in plan.candidates if c.state_dir is not None]
     identity = Identity(
         cluster_uuid=where.cluster_uuid,
         controller_id=where.controller_id,
         dqlite_id=node.new_id(),
-        epoch=new_epoch(plan.epoch_number, where),
+        epoch=new_epoch(max([plan.epoch_number, *(n + 1 for n in taken)]), where),
         state="member",
         log_ended_at=chosen.log.index,
     )
@@ -158,10 +178,11 @@ def is_running(directory: Path) -> bool:
     return soleowner.is_owned(directory)
 
 
-def make_sure_nobody_leads(where: Target, candidates: Sequence[Candidate] = ()) -> None:
-    """Ask the other controllers, as far as their addresses are known, whether one of them has a leader.
+def heed_others(where: Target, candidates: Sequence[Candidate] = (), *, force: bool) -> Target:
+    """Ask the other controllers, as far as their addresses are known; return the target with the epochs they speak of.
 
-    Raises CannotRecover when one has: a new epoch here would end a cluster that lives. Silence is no objection.
+    Raises CannotRecover when one of them has a leader, or when nobody can be asked: a new epoch here would end a
+    cluster that lives. With `force` it may, and has to be above that cluster's. Silence is no objection.
     """
     configuration = configuration_of(where.store.state_dir)
     addresses = dict(where.store.members().addresses)
@@ -178,23 +199,29 @@ def make_sure_nobody_leads(where: Target, candidates: Sequence[Candidate] = ()) 
     if certificates.is_dir() if configuration is None else configuration.tls != "off":
         keyring = tls.Keyring(certificates, where.controller_id)
         if asked and (problem := keyring.problem()) is not None:
+            if force:
+                return where
             raise CannotRecover(f"the others cannot be asked whether they have a leader: {problem}; or say --force")
-    leading = asyncio.run(_who_has_a_leader(asked, port, where.cluster_uuid, keyring))
-    if leading:
+    answers = asyncio.run(_answers(asked, port, where.cluster_uuid, keyring))
+    leading = [f"controller {i} is in touch with the leader {a.leader}" for i, a in answers.items() if a.leader]
+    if leading and not force:
         raise CannotRecover(
             f"{'; '.join(leading)}: that cluster lives, and this would end it; let this controller join it "
             "(start controllerd), or stop those first, or say --force"
         )
+    heard = [e.number for a in answers.values() for e in (a.epoch, a.superseded) if e is not None]
+    return dataclasses.replace(where, epoch_number=max([where.epoch_number, *heard]))
 
 
-async def _who_has_a_leader(
+async def _answers(
     addresses: Mapping[str, str], port: int, cluster_uuid: str, keyring: tls.Keyring | None
-) -> list[str]:
+) -> dict[str, Answer]:
+    """Return what those say that answer and are of this cluster, by controller id."""
     dialer = dial.Dialer(dial.Caller(), dial.AddressBook(port=port), timing.for_latency(10))
     dialer.keyring = keyring
     answers = await asyncio.gather(*(dialer.ask(a) for a in addresses.values()), return_exceptions=True)
-    return [
-        f"controller {controller_id} is in touch with the leader {answer.leader}"
+    return {
+        controller_id: answer
         for controller_id, answer in zip(addresses, answers, strict=True)
-        if isinstance(answer, Answer) and answer.cluster_uuid == cluster_uuid and answer.leader
-    ]
+        if isinstance(answer, Answer) and answer.cluster_uuid == cluster_uuid
+    }

@@ -56,8 +56,7 @@ def restore(
     where = _target(into, manifest, new_cluster)
     if (where.store.has_files() or where.store.identity() is not None) and not put_aside:
         raise CannotRecover(f"{into} holds data: say --put-aside if it may go to {into / 'aside'}")
-    if not force:
-        repair.make_sure_nobody_leads(where)
+    where = repair.heed_others(where, force=force)
     identity = Identity(
         cluster_uuid=where.cluster_uuid,
         controller_id=where.controller_id,

@@ -11,9 +11,10 @@ from dbaccessor import situation
 from dbaccessor.accounts import Accounts, Troubles
 from dbaccessor.conf import ConfReader, ControllerConf
 from dbaccessor.disk import Disk
-from dbaccessor.dqlite import cluster, nodedir
+from dbaccessor.dqlite import cluster
 from dbaccessor.executor import Executor
 from dbaccessor.identity import Identity, Store
+from dbaccessor.logend import LogEnd
 from dbaccessor.membership import Leading
 from dbaccessor.outlook import Outlook
 from dbaccessor.ownnode import OwnNode
@@ -47,8 +48,7 @@ class Sight:
         self._registrar = registrar
         self._executor = executor
         self._accounts = accounts
-        self._last = nodedir.NO_ENTRY
-        self._empty = False
+        self._log_end = LogEnd(store.data_dir)
         self._removed_since: float | None = None
 
     @property
@@ -75,11 +75,13 @@ class Sight:
             self._removed_since = None
         elif self._removed_since is None:
             self._removed_since = self._loop.time()
-        # Reading segments is not for every tick: where the log ends matters only when nobody leads.
-        leaderless = self._own.silent_seconds >= self._executor.timing.hold_seconds
-        self._last = nodedir.last_entry_on_disk(self._store.data_dir) if leaderless else nodedir.NO_ENTRY
-        # A voter whose files were deleted under it would be taken for one that has acknowledged nothing.
-        self._empty = leaderless and self._last == nodedir.NO_ENTRY and outlook.own_role != "voter"
+        await self._log_end.look(
+            self.identity,
+            outlook.own_role,
+            running=self._own.running,
+            silent_seconds=self._own.silent_seconds,
+            hold_seconds=self._executor.timing.hold_seconds,
+        )
         self._tell(outlook)
         return outlook
 
@@ -90,9 +92,8 @@ class Sight:
     def _tell(self, outlook: Outlook) -> None:
         running = self._own.running
         leader = outlook.leader if running else ""
-        self._presence.tell(
-            running=running, leader=leader, last=self._last, empty=self._empty, ailing=self.disk.problem
-        )
+        end = self._log_end.of(self.identity, running=running)
+        self._presence.tell(running=running, leader=leader, last=end.last, empty=end.empty, ailing=self.disk.problem)
 
     def outlook(self) -> Outlook:
         """Return what the cluster looks like, by the answers that are there."""
@@ -163,7 +164,7 @@ class Sight:
             outlook.own_role,
             outlook.leader,
             self._own.silent_seconds,
-            self._last,
+            self._log_end.of(self.identity, running=True).last,
             answers=self._own.probe is not None,
             removed=removed,
         )

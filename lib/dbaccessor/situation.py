@@ -47,8 +47,9 @@ class Peer:
     """Another controller, as far as it could be asked.
 
     `silent_seconds` is how long it has been unreachable without a break; None means that it was never asked, which
-    is not silence. `holds_data` is None while it does not answer. `last` is where its log ends, unknown (index 0) while
-    it has a leader. `empty`: its node has no vote and not one entry, as one that joins and was not added, or a spare.
+    is not silence. `holds_data` is None while it does not answer. `last` is where its log ends, whether it runs or
+    not; unknown (index 0) while it has a leader. `empty`: its node has no vote and not one entry, as one that joins and
+    was not added, or a spare.
     """
 
     controller_id: str

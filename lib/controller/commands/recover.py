@@ -76,8 +76,7 @@ def recover(
                 _tell(plan, None, format, done=None, owned=[])
                 raise typer.Exit(statusview.REFUSED)
             where = _target(plan.chosen, into)
-            if not force:
-                repair.make_sure_nobody_leads(where, plan.candidates)
+            where = repair.heed_others(where, plan.candidates, force=force)
             done = repair.carry_out(plan, where, salvage=salvage)
             others = [c for c in plan.candidates if c.path.resolve() != where.store.state_dir.resolve()]
             untold = repair.supersede(others, done)

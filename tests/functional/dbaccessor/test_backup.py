@@ -178,6 +178,48 @@ def test_what_is_restored_is_what_was_backed_up_and_it_grows(cluster, tmp_path: 
     assert rows(cluster, [0, 1, 2]) == [7]
 
 
+def left_behind_with_a_backup(cluster: Cluster, tmp_path: Path) -> Path:
+    """Controller 0 dies after a backup, and 1 goes on alone in the next epoch. Return the backup."""
+    cluster.form(2)
+    insert(cluster, [0, 1], range(3))
+    file = back_up(cluster, 0, tmp_path / "b.tar")
+    cluster.kill(0)
+    cluster.wait(lambda: cluster.request(1, "POST", "/rebuild", 30, {})[1]["done"], "1 goes on alone")
+    insert(cluster, [1], range(3, 6))
+    return file
+
+
+def test_a_restore_goes_past_an_epoch_that_only_the_configuration_tells_of(cluster, tmp_path: Path):
+    file = left_behind_with_a_backup(cluster, tmp_path)
+    cluster.configure(range(2), **{"db-epoch": cluster.epoch(1)})
+    cluster.terminate(1)
+
+    restored = told(
+        hactl("restore", file, "--into", cluster.state_dir(0), "--put-aside", "--format", "json"),
+    )
+
+    assert restored["epoch"]["number"] == 3
+    cluster.start(0)
+    cluster.wait(lambda: cluster.serving(0), "it serves")
+    cluster.start(1)
+    cluster.wait(lambda: cluster.role_counts(0) == (2, 0, 0) and cluster.serving(0, 1), "the other joins anew", 60)
+    assert rows(cluster, [0, 1]) == list(range(3))
+
+
+def test_a_forced_restore_goes_past_the_epoch_of_a_cluster_that_lives_and_it_yields(cluster, tmp_path: Path):
+    file = left_behind_with_a_backup(cluster, tmp_path)
+    words = ("restore", file, "--into", cluster.state_dir(0), "--put-aside", "--format", "json")
+    refused = hactl(*words)
+    assert (refused.returncode, "that cluster lives" in refused.stderr) == (1, True), refused.stderr
+
+    restored = told(hactl(*words, "--force"))
+
+    assert restored["epoch"]["number"] == 3
+    cluster.start(0)
+    cluster.wait(lambda: cluster.role_counts(0) == (2, 0, 0) and cluster.serving(0, 1), "the other joins anew", 60)
+    assert rows(cluster, [0, 1]) == list(range(3))
+
+
 def test_another_cluster_is_founded_with_the_content_only_when_asked(cluster, tmp_path: Path):
     cluster.form(1)
     insert(cluster, [0], range(4))

@@ -10,7 +10,8 @@ import pytest
 
 from dbaccessor import rebuild
 from dbaccessor.actions import Reconfigure
-from dbaccessor.dqlite.nodedir import LastEntry
+from dbaccessor.dqlite.nodedir import NO_ENTRY, LastEntry
+from dbaccessor.identity import Epoch
 from dbaccessor.situation import Disk, Peer, View
 from situations import E1, E1_OTHER, GOOD, LONELY, ME, NAMED, NAMES, silent
 
@@ -28,6 +29,11 @@ def stuck(controller_id: str, term: int = 3, index: int = 50) -> Peer:
         running=True,
         last=LastEntry(term, index),
     )
+
+
+def stopped(controller_id: str, term: int = 3, index: int = 50) -> Peer:
+    """A member whose controllerd answers, and whose node does not run: a full disk, say."""
+    return dataclasses.replace(stuck(controller_id, term, index), running=False)
 
 
 LOST = View(
@@ -57,6 +63,11 @@ NEVER = {
     "an older log": ({"peers": (stuck("1", term=4, index=2), silent("2"))}, "on the unit of controller 1"),
     "an unknown log": ({"peers": (stuck("1", term=0, index=0), silent("2"))}, "has not told yet"),
     "a quorum": ({"peers": (stuck("1"), silent("2"))}, "2 of 3 voters answer"),
+    "a newer log at rest": (
+        {"peers": (stopped("1", index=52), stopped("2", index=51))},
+        "controller 1 has a newer log (index 52 of term 3; here index 50 of term 3), and its node does not run",
+    ),
+    "an unknown log at rest": ({"peers": (stopped("1"), stopped("2", 0, 0))}, "stop controllerd there"),
 }
 
 
@@ -79,6 +90,29 @@ def test_a_silent_majority_needs_the_operators_word():
     assert rebuild.plan(LOST, VOTERS, force=True) == Reconfigure(
         NAMES[1:], "rebuild-cluster by force, on the operator's word that those who are silent are off"
     )
+
+
+@pytest.mark.parametrize("force", [False, True])
+def test_a_newer_log_is_taken_from_a_node_that_runs_where_one_at_rest_has_as_much(force: bool):
+    view = dataclasses.replace(LOST, peers=(stopped("1", index=60), stuck("3", index=60)))
+
+    answer = rebuild.plan(dataclasses.replace(view, members=(*NAMES, "controller-3-103")), VOTERS, force=force)
+
+    assert isinstance(answer, str)
+    assert "run it on the unit of controller 3" in answer
+
+
+def test_members_at_rest_that_have_nothing_newer_are_no_silent_majority():
+    answer = rebuild.plan(dataclasses.replace(LOST, peers=(stopped("1"), stopped("2", 2, 99))), VOTERS, force=False)
+
+    assert answer == Reconfigure(NAMES[1:], "rebuild-cluster on the operator's word")
+
+
+def test_what_a_member_of_an_earlier_epoch_has_at_rest_was_given_up_before():
+    earlier = dataclasses.replace(stopped("1", 0, 0), epoch=Epoch(0, "dddd"))
+    view = dataclasses.replace(LOST, peers=(earlier, silent("2")))
+
+    assert isinstance(rebuild.plan(view, VOTERS, force=True), Reconfigure)
 
 
 def test_those_that_departed_are_known_to_be_off():
@@ -111,7 +145,16 @@ def test_a_spare_whose_log_is_empty_has_nothing_to_tell_and_is_not_waited_for():
 
 def test_over_every_combination_nothing_is_rebuilt_over_a_leader_or_over_a_newer_log():
     peers = [
-        (silent(i), stuck(i), stuck(i, 4, 1), stuck(i, 2, 99), dataclasses.replace(stuck(i), leader=NAMES[2]))
+        (
+            silent(i),
+            stuck(i),
+            stuck(i, 4, 1),
+            stuck(i, 2, 99),
+            stopped(i),
+            stopped(i, 3, 51),
+            stopped(i, 0, 0),
+            dataclasses.replace(stuck(i), leader=NAMES[2]),
+        )
         for i in ("1", "2")
     ]
     runs = (LONELY, dataclasses.replace(LONELY, leader=NAMES[0]), dataclasses.replace(LONELY, role=""))
@@ -121,5 +164,5 @@ def test_over_every_combination_nothing_is_rebuilt_over_a_leader_or_over_a_newer
         if isinstance(rebuild.plan(view, VOTERS, force=force), Reconfigure):
             done += 1
             assert run is LONELY
-            assert all(not p.leader and (not p.answers or p.last <= run.last) for p in (one, two))
+            assert all(not p.leader and (not p.answers or NO_ENTRY < p.last <= run.last) for p in (one, two))
     assert done
