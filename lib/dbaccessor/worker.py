@@ -84,8 +84,10 @@ class Worker:
         self._membership = Membership(controller_database, first, self._leading)
         self._accounts = Accounts(state_dir)
         self.charm_news = CharmNews(self._store)
+        disk = Disk(state_dir)
         self._executor = Executor(
             self._store,
+            disk,
             self._presence,
             self._own,
             self._registrar,
@@ -98,7 +100,7 @@ class Worker:
         self._sight = Sight(
             self._store,
             ConfReader(state_dir / FILE_NAME),
-            Disk(state_dir),
+            disk,
             self._presence,
             self._own,
             self._peers,
