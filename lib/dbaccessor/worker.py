@@ -260,6 +260,7 @@ class Worker:
         self.charm_news.load()
         self._registrar.load()
         self._sight.reader = ConfReader(self._sight.reader.path, floor=self._registrar.members.generation)
+        self._conf_due = 0.0
         self._executor.become(self._store.identity())
         self._update_addresses()
 
@@ -292,7 +293,8 @@ class Worker:
             self._accounts.show([("retry", sentence, f"it is tried again every {_RETRY_SECONDS:g} s")])
 
     async def _step(self) -> None:
-        if self._unfinished:
+        # Also what this process left half done: no node starts on it before it is completed or undone.
+        if self._unfinished or (not self._own.running and self._store.journal() is not None):
             self._load()
             if self._unfinished:
                 raise errors.NotReady("an interrupted change on disk could not be completed; the log says why")
