@@ -104,10 +104,13 @@ def from_ended(what: str, *, changes: bool, address: str = "") -> DbAccessorErro
 _C_CODES = {1: "error", 2: "misuse of the library", 3: "out of memory"}
 
 
-def from_library(operation: str, code: int, text: str) -> DbAccessorError:
-    """Translate a return code of libdqlite. `text` is what dqlite_node_errmsg said ("": nothing)."""
+def from_library(operation: str, code: int, text: str, *, passes: bool = False) -> DbAccessorError:
+    """Translate a return code of libdqlite. `text` is what dqlite_node_errmsg said ("": nothing).
+
+    `passes`: the operation depends on what may change by itself alone, as room on the disk or a free address do.
+    """
     reason = text or _C_CODES.get(code, "unknown error")
     message = f"{operation} failed: {reason} (code {code})"
     if "couldn't lock" in text:
         return NotReady(f"{message}; another process uses this directory", code=code)
-    return Refused(message, code=code)
+    return (NotReady if passes else Refused)(message, code=code)

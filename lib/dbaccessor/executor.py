@@ -15,6 +15,7 @@ import msgspec
 from dbaccessor import actions, errors, reconfigure, timing
 from dbaccessor.accounts import Accounts
 from dbaccessor.conf import ControllerConf
+from dbaccessor.disk import Disk
 from dbaccessor.dqlite import node as dqlite_node
 from dbaccessor.identity import Epoch, Identity, Store
 from dbaccessor.ownnode import OwnNode
@@ -33,6 +34,7 @@ class Executor:
     def __init__(
         self,
         store: Store,
+        disk: Disk,
         presence: Presence,
         own: OwnNode,
         registrar: Registrar,
@@ -43,6 +45,7 @@ class Executor:
         on_timing: Callable[[Timing], None],
     ) -> None:
         self._store = store
+        self._disk = disk
         self._presence = presence
         self._own = own
         self._registrar = registrar
@@ -53,6 +56,8 @@ class Executor:
         self.on_timing = on_timing
         # Why the library refused to start on the data, "" when it did not.
         self.damage = ""
+        # The same while the disk had no room. That may be the reason, so it says nothing of the data.
+        self._refused_without_room = ""
         # The configuration that this node founded its cluster by, 0 when it did not.
         self.founded_at_generation = 0
         self.timing = timing.for_latency(10)
@@ -182,23 +187,37 @@ class Executor:
         assert identity is not None
         if self._store.journal() is not None:
             raise errors.NotReady("an interrupted change on disk could not be completed; the log says why")
+        if self._refused_without_room:
+            self._wait_for_room()
         self._registrar.announced_as = None
         latency_ms = self._conf().network_latency_ms
         self.timing = timing.for_latency(latency_ms)
         self.on_timing(self.timing)
         try:
             await self._own.start(identity, latency_ms)
-            self.damage = ""
+            self.damage = self._refused_without_room = ""
         except errors.Refused as error:
+            self._refused_without_room = str(error)
+            self._wait_for_room()
             self.damage = str(error)
             raise
         finally:
             self.on_change()
 
+    def _wait_for_room(self) -> None:
+        """Raise NotReady while the disk has no room for the node that was refused.
+
+        Not asked before: each start that fails inside the library leaks some descriptors.
+        """
+        self._disk.look()
+        if self._disk.problem:
+            raise errors.NotReady(f"{self._refused_without_room}; {self._disk.problem}")
+        self._refused_without_room = ""
+
     def _forget_identity(self) -> None:
         self._store.forget_identity()
         self._registrar.load()
-        self.damage = ""
+        self.damage = self._refused_without_room = ""
         self.become(None)
 
     async def stop_node(self) -> None:

@@ -67,7 +67,10 @@ class OwnNode:
         return self._late is not None and not self._late.done()
 
     async def start(self, identity: Identity, latency_ms: int) -> None:
-        """Start the node on the data directory. Raises DbAccessorError, with nothing running."""
+        """Start the node on the data directory. Raises DbAccessorError, with nothing running.
+
+        Raises RuntimeError where only a new process can go on.
+        """
         assert self._node is None
         node = Node(
             identity.dqlite_id,

@@ -55,13 +55,19 @@ def bootstrap(store: Store, *, cluster_uuid: str, controller_id: str) -> Identit
 def go_on_alone(store: Store, identity: Identity, dropping: tuple[str, ...]) -> None:
     """Make this (stopped) node the only member, in a new epoch. Blocking; the new identity is in the store after it.
 
-    Raises DbAccessorError or OSError. If the store has the new epoch by then, only `finish` may follow, in a new
-    process: the library keeps the directory locked when a recovery fails.
+    Raises DbAccessorError or OSError; then everything is as before, unless the store has the new epoch already: then
+    only `finish` may follow, in a new process, as the library keeps the directory locked when a recovery fails.
     """
     last = node.last_entry(store.data_dir, identity.dqlite_id, identity.name)
     epoch = identity.epoch.successor()
-    store.save_journal(Journal(operation="reconfigure", dqlite_id=identity.dqlite_id, epoch=epoch, dropping=dropping))
-    store.save_identity(msgspec.structs.replace(identity, epoch=epoch, log_ended_at=last.index))
+    journal = Journal(operation="reconfigure", dqlite_id=identity.dqlite_id, epoch=epoch, dropping=dropping)
+    try:
+        store.save_journal(journal)
+        store.save_identity(msgspec.structs.replace(identity, epoch=epoch, log_ended_at=last.index))
+    except OSError:
+        if store.identity() == identity:
+            finish(store)
+        raise
     finish(store)
 
 

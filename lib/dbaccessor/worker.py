@@ -84,8 +84,10 @@ class Worker:
         self._membership = Membership(controller_database, first, self._leading)
         self._accounts = Accounts(state_dir)
         self.charm_news = CharmNews(self._store)
+        disk = Disk(state_dir)
         self._executor = Executor(
             self._store,
+            disk,
             self._presence,
             self._own,
             self._registrar,
@@ -98,7 +100,7 @@ class Worker:
         self._sight = Sight(
             self._store,
             ConfReader(state_dir / FILE_NAME),
-            Disk(state_dir),
+            disk,
             self._presence,
             self._own,
             self._peers,
@@ -258,6 +260,7 @@ class Worker:
         self.charm_news.load()
         self._registrar.load()
         self._sight.reader = ConfReader(self._sight.reader.path, floor=self._registrar.members.generation)
+        self._conf_due = 0.0
         self._executor.become(self._store.identity())
         self._update_addresses()
 
@@ -290,7 +293,8 @@ class Worker:
             self._accounts.show([("retry", sentence, f"it is tried again every {_RETRY_SECONDS:g} s")])
 
     async def _step(self) -> None:
-        if self._unfinished:
+        # Also what this process left half done: no node starts on it before it is completed or undone.
+        if self._unfinished or (not self._own.running and self._store.journal() is not None):
             self._load()
             if self._unfinished:
                 raise errors.NotReady("an interrupted change on disk could not be completed; the log says why")

@@ -28,3 +28,14 @@ def test_a_repair_that_finds_no_room_leaves_everything_as_it_was(tmp_path: Path)
     done = subprocess.run(command, capture_output=True, text=True, timeout=110, check=False)
 
     assert (done.returncode, done.stdout.splitlines()[-1:]) == (0, ["told"]), done.stdout + done.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("count", [1, 3])
+def test_a_node_that_starts_on_a_full_disk_keeps_its_data_and_serves_once_there_is_room(tmp_path: Path, count: int):
+    story = STORY.with_name("fullstart_story.py")
+    command = ["unshare", "--mount", sys.executable, str(story), str(tmp_path), str(count)]
+
+    done = subprocess.run(command, capture_output=True, text=True, timeout=110, check=False)
+
+    assert (done.returncode, done.stdout.splitlines()[-1:]) == (0, ["told"]), done.stdout + done.stderr

@@ -154,7 +154,7 @@ def test_a_corrupt_segment_is_refused_and_kept_and_the_address_is_free_again(nod
     assert asyncio.run(nodes.wait_for_leader()) == 0
 
 
-def test_an_address_that_cannot_be_bound_is_refused(nodes: InProcess):
+def test_an_address_that_is_taken_is_not_ready(nodes: InProcess):
     nodes.found()
     nodes.ids[1] = node.new_id()
     nodes.directory(1).mkdir()
@@ -166,7 +166,7 @@ def test_an_address_that_cannot_be_bound_is_refused(nodes: InProcess):
         connect=nodes.dial,
     )
 
-    with pytest.raises(errors.Refused, match="bind"):
+    with pytest.raises(errors.NotReady, match="bind"):
         taken.start()
 
     # The other node's socket, which has that address, was left alone.

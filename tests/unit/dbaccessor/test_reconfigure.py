@@ -93,6 +93,60 @@ def test_a_bootstrap_that_fails_is_undone_at_once(tmp_path, monkeypatch):
     assert (store.identity(), store.journal(), store.data_dir.exists()) == (None, None, False)
 
 
+@pytest.fixture
+def survivor(store: Store, monkeypatch: pytest.MonkeyPatch) -> Store:
+    monkeypatch.setattr(node, "last_entry", lambda *_: nodedir.LastEntry(term=1, index=7))
+    store.save_identity(ME)
+    return store
+
+
+def full(*_: object) -> None:
+    raise OSError("no space left on device")
+
+
+@pytest.mark.parametrize("meets_the_end", ["save_journal", "save_identity"])
+def test_going_on_alone_that_finds_no_room_leaves_everything_as_it_was(survivor, recovered, monkeypatch, meets_the_end):
+    with monkeypatch.context() as small:
+        small.setattr(survivor, meets_the_end, full)
+        with pytest.raises(OSError, match="no space"):
+            reconfigure.go_on_alone(survivor, ME, ("controller-1-101",))
+
+    assert (survivor.identity(), survivor.journal(), recovered) == (ME, None, [])
+
+    reconfigure.go_on_alone(survivor, ME, ("controller-1-101",))
+    assert (survivor.identity().epoch.number, survivor.journal(), recovered) == (2, None, [ME.name])
+
+
+def test_a_journal_that_is_written_but_perhaps_not_for_good_is_undone_as_well(survivor, recovered, monkeypatch):
+    save = survivor.save_journal
+
+    def write_then_fail(value: Journal) -> None:
+        save(value)
+        raise OSError("the folder cannot be synced")
+
+    monkeypatch.setattr(survivor, "save_journal", write_then_fail)
+    with pytest.raises(OSError, match="cannot be synced"):
+        reconfigure.go_on_alone(survivor, ME, ())
+
+    assert (survivor.identity(), survivor.journal(), recovered) == (ME, None, [])
+
+
+def test_a_new_epoch_that_is_written_but_perhaps_not_for_good_is_left_to_a_new_process(
+    survivor, recovered, monkeypatch
+):
+    save = survivor.save_identity
+
+    def write_then_fail(value: Identity) -> None:
+        save(value)
+        raise OSError("the folder cannot be synced")
+
+    monkeypatch.setattr(survivor, "save_identity", write_then_fail)
+    with pytest.raises(OSError, match="cannot be synced"):
+        reconfigure.go_on_alone(survivor, ME, ())
+
+    assert (survivor.identity().epoch, recovered) == (survivor.journal().epoch, [])
+
+
 # Another data directory in place of this one
 
 

@@ -127,6 +127,7 @@ def test_the_library_s_own_words_are_kept():
     assert "start of x failed: raft_start(): io: load closed segment (code 1)" in str(error)
     assert "misuse" in str(errors.from_library("start of x", 2, ""))
     assert type(errors.from_library("start", 1, "couldn't lock the raft directory")) is errors.NotReady
+    assert type(errors.from_library("creation", 1, "raft_init(): io: not enough space", passes=True)) is errors.NotReady
 
 
 def test_all_errors_have_one_base():
