@@ -237,6 +237,18 @@ def test_another_cluster_is_founded_with_the_content_only_when_asked(cluster, tm
     assert rows(cluster, [5]) == list(range(4))
 
 
+def test_a_restore_brings_the_rows_into_any_directory_whatever_it_is_called(cluster, tmp_path: Path):
+    cluster.form(1)
+    insert(cluster, [0], range(4))
+    file = back_up(cluster, 0, tmp_path / "b.tar")
+
+    for name in ("a#b", "a?b", "a%20b"):
+        done = told(hactl("restore", file, "--into", tmp_path / name, "--format", "json"))
+        assert done["rows"]["t"] == 4
+        assert done["rows"]["controller"] > 0
+    assert not (tmp_path / "a").exists()
+
+
 def test_a_torn_or_garbled_archive_is_refused_by_name(cluster, tmp_path: Path):
     cluster.form(1)
     insert(cluster, [0], range(4))
