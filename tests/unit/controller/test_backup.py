@@ -2,16 +2,51 @@
 
 from __future__ import annotations
 
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
 
 from controller.cli import app
-from dbaccessor import archive
+from dbaccessor import archive, confsocket
 from dbaccessor.archive import Manifest
 from dbaccessor.identity import JOURNAL, MEMBERS, Store
 from situations import ME
+
+
+@pytest.fixture
+def short() -> Iterator[Path]:
+    # Not tmp_path: a unix socket's path must fit in 108 bytes, and pytest's folders may not.
+    with tempfile.TemporaryDirectory(prefix="hactl-") as folder:
+        yield Path(folder)
+
+
+@pytest.mark.parametrize("sent", [(), (512,), (512, 1 << 20)])
+def test_a_backup_that_ends_early_says_where_the_reason_is_and_leaves_no_file(
+    short: Path, tmp_path: Path, sent: tuple[int, ...]
+):
+    def torn(_: bytes) -> confsocket.Response:
+        def parts() -> Iterator[bytes]:
+            yield from (bytes(size) for size in sent)
+            raise OSError("the leader has gone")
+
+        return 200, "application/x-tar", parts()
+
+    with confsocket.Server(short / confsocket.CONTROL, {("POST", "/backup"): torn}):
+        done = CliRunner().invoke(app, ["--state-dir", str(short), "backup", str(tmp_path / "b.tar")])
+
+    assert done.exit_code == 1
+    assert "no backup was made: it ended early; journalctl -u ha-controller says why" in done.output
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_backup_with_nobody_there_asks_whether_the_service_runs(short: Path, tmp_path: Path):
+    done = CliRunner().invoke(app, ["--state-dir", str(short), "backup", str(tmp_path / "b.tar")])
+
+    assert (done.exit_code, "is the service running?" in done.output) == (5, True)
+    assert list(tmp_path.iterdir()) == []
 
 
 def empty_archive(path: Path) -> Path:
