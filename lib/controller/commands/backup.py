@@ -29,7 +29,7 @@ UNKNOWN_INSTANCES = (
 
 def backup(
     context: typer.Context,
-    file: Annotated[Path, typer.Argument(help="The archive to write, or with --check to read.")],
+    file: Annotated[Path, typer.Argument(help="The archive to write, or with --check to read.", dir_okay=False)],
     check: Annotated[bool, typer.Option("--check", help="Only check an archive; needs no controllerd.")] = False,
     namespace: Annotated[
         list[str] | None, typer.Option(help="Only this database; may be given several times.", show_default=False)

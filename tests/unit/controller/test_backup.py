@@ -49,6 +49,13 @@ def test_a_backup_with_nobody_there_asks_whether_the_service_runs(short: Path, t
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("words", [(".",), ("..",), ("/",), ("--check", "."), ("",)])
+def test_a_directory_is_no_archive_and_nobody_is_asked_for_one(short: Path, words: tuple[str, ...]):
+    done = CliRunner().invoke(app, ["--state-dir", str(short), "backup", *words])
+
+    assert (done.exit_code, "is a directory" in done.output) == (2, True), done.output
+
+
 def empty_archive(path: Path) -> Path:
     manifest = Manifest(
         made="t",
