@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import AsyncIterator, Coroutine, Iterator
+from collections.abc import AsyncIterator, Coroutine, Iterator, Sequence
 from typing import Any
 
 import msgspec
@@ -40,9 +40,10 @@ class Question(msgspec.Struct, frozen=True, rename="kebab", kw_only=True):
 
 
 class Wanted(msgspec.Struct, frozen=True, rename="kebab", kw_only=True):
-    """The body of POST /backup. None: every database that the cluster's list names."""
+    """The body of POST /backup. None: every database that the cluster's list names. `unlisted` as in a question."""
 
     databases: tuple[str, ...] | None = None
+    unlisted: bool = False
 
 
 class DatabaseRoutes:
@@ -109,16 +110,23 @@ class DatabaseRoutes:
 
     async def _require(self, question: Question) -> None:
         """Opening a database makes it: a slip of the pen must not leave an empty one behind."""
-        if question.unlisted:
-            return
+        if not question.unlisted:
+            await self._require_listed((question.namespace,))
+
+    async def _require_listed(self, names: Sequence[str]) -> None:
         known = await self._worker.databases()
-        if question.namespace not in known:
-            raise errors.Refused(f"there is no database {question.namespace}; there are {', '.join(known)}")
+        for name in names:
+            if name not in known:
+                raise errors.Refused(f"there is no database {name}; there are {', '.join(known)}")
 
     def _backup(self, body: bytes) -> Response:
-        wanted = msgspec.json.decode(body or b"{}", type=Wanted).databases
+        asked = msgspec.json.decode(body or b"{}", type=Wanted)
+        wanted = asked.databases
         if wanted is None:
             wanted = self._wait(self._worker.databases(), _DATABASES_SECONDS)
+        elif not asked.unlisted:
+            # A name that is none would be found out behind the databases before it, when only the log can say so.
+            self._wait(self._require_listed(wanted), _DATABASES_SECONDS)
         parts = self._parts(self._worker.backup(wanted, *self._versions))
         first = next(parts)  # What goes wrong before anything was sent is an answer of its own.
         return 200, "application/x-tar", _chained(first, parts)

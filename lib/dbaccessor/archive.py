@@ -172,4 +172,5 @@ def check_database(name: str, path: Path) -> int:
 
 def open_database(path: Path) -> sqlite3.Connection:
     """Open a file of an archive, to read only. Its header says WAL, which a file alone has not: that is ignored."""
-    return sqlite3.connect(f"file:{path}?mode=ro&immutable=1", uri=True, isolation_level=None)
+    # SQLite cuts a URI at '#' and '?', and then makes and reads another file, an empty one: as_uri() quotes them.
+    return sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro&immutable=1", uri=True, isolation_level=None)

@@ -40,6 +40,10 @@ class NoSocket(ConnectionError):
     """Nobody listens on the socket: controllerd is not running (or not yet)."""
 
 
+class EndedEarly(NoSocket):
+    """The answer had begun, and did not come to its end."""
+
+
 class SocketTimeout(TimeoutError):
     """Somebody listens and did not answer before the deadline."""
 
@@ -67,21 +71,24 @@ def download(
 ) -> tuple[int, bytes]:
     """POST a request and hand its answer to `write` part by part; return (200, b""), or a refusal's status and body.
 
-    `timeout_seconds` is for each part. Raises NoSocket and SocketTimeout as `request` does, NoSocket for a torn answer.
+    `timeout_seconds` is for each part. Raises NoSocket and SocketTimeout as `request` does, EndedEarly for a torn one.
     """
     connection = _UnixConnection(path, timeout_seconds)
+    began = False
     try:
         connection.request("POST", target, body=body)
         response = connection.getresponse()
         if response.status != 200:
             return response.status, response.read()
+        began = True
         while part := response.read(_CHUNK):
             write(part)
         return 200, b""
     except TimeoutError as error:
         raise SocketTimeout(f"no answer from {path} within {timeout_seconds:g} s") from error
     except (ConnectionError, http.client.HTTPException, FileNotFoundError, PermissionError) as error:
-        raise NoSocket(f"the answer on {path} did not come to its end: {type(error).__name__}") from error
+        kind = EndedEarly if began else NoSocket
+        raise kind(f"the answer on {path} did not come to its end: {type(error).__name__}") from error
     finally:
         connection.close()
 

@@ -346,7 +346,7 @@ class Store:
                     f"{path} has schema {document['schema']}, this version knows {SCHEMA}: refresh this unit"
                 )
             return msgspec.convert(document, kind)
-        except (msgspec.DecodeError, TypeError) as error:
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, TypeError) as error:
             raise BrokenFile(f"{path} is damaged ({error}): restore it, or move it away to start anew") from error
 
     def _save(self, name: str, value: msgspec.Struct) -> None:

@@ -164,8 +164,6 @@ def _named(candidates: tuple[Candidate, ...], use: Path) -> tuple[Candidate | No
 def _unfit(chosen: Candidate, salvage: bool) -> str:
     if chosen.problem:
         return f"{chosen.path}: {chosen.problem}"
-    if chosen.identity is None:
-        return ""
     if chosen.log.damage and not salvage:
         return (
             f"{chosen.path} is damaged: {chosen.log.damage}; its log is whole up to index {chosen.log.index}: "

@@ -69,6 +69,9 @@ def target(into: Path, chosen: Identity | None, *, cluster_uuid: str | None = No
     configuration = configuration_of(into)
     try:
         here = store.identity()
+        # The change reads these as well, some of them past its point of no return: now nothing has been touched yet.
+        store.members()
+        store.journal()
     except (BrokenFile, NewerFile) as error:
         raise CannotRecover(str(error)) from error
     wanted = cluster_uuid or (chosen.cluster_uuid if chosen is not None else "")

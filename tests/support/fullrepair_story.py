@@ -40,13 +40,14 @@ def main(folder: Path) -> None:
         insert(cluster, [0], range(10))
         archive = folder / "good.tar"
         asked = ("--state-dir", small, "backup")
-        made = hactl(*asked, archive, "--namespace", "t", "--namespace", "controller")
+        wanted = ("--namespace", "t", "--namespace", "controller", "--unlisted")
+        made = hactl(*asked, archive, *wanted)
         assert made.returncode == 0, made.stderr
 
         old = small / "yesterday.tar"
         old.write_text("the backup of yesterday")
         leave_free(small / "filler", 8 << 10)
-        refused = hactl(*asked, old, "--namespace", "t", "--namespace", "controller")
+        refused = hactl(*asked, old, *wanted)
         assert (refused.returncode, "was not written" in refused.stderr) == (1, True), refused.stderr
         assert old.read_text() == "the backup of yesterday"
         assert not [p for p in small.iterdir() if p.name.startswith((".yesterday", ".hactl"))]

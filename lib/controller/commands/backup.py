@@ -29,11 +29,12 @@ UNKNOWN_INSTANCES = (
 
 def backup(
     context: typer.Context,
-    file: Annotated[Path, typer.Argument(help="The archive to write, or with --check to read.")],
+    file: Annotated[Path, typer.Argument(help="The archive to write, or with --check to read.", dir_okay=False)],
     check: Annotated[bool, typer.Option("--check", help="Only check an archive; needs no controllerd.")] = False,
     namespace: Annotated[
         list[str] | None, typer.Option(help="Only this database; may be given several times.", show_default=False)
     ] = None,
+    unlisted: Annotated[bool, typer.Option(help="Allow a database that hactl sql .namespaces does not list.")] = False,
     format: FormatOption = Format.TEXT,
 ) -> None:
     """Write every database of the running cluster into FILE, checked, mode 0600. Each is one consistent snapshot.
@@ -45,7 +46,7 @@ def backup(
       hactl backup /root/ha-2026-11-22.tar
       hactl backup --check /root/ha-2026-11-22.tar
     """
-    manifest = _check(file) if check else _write(context.obj, file, namespace)
+    manifest = _check(file) if check else _write(context.obj, file, namespace, unlisted)
     if format is Format.JSON:
         asking.print_json({"file": str(file), **msgspec.to_builtins(manifest)})
         return
@@ -63,13 +64,13 @@ def lines(file: Path, manifest: Manifest, checked: bool) -> list[str]:
     return [head, *(f"  {e.name}: {e.size} bytes{p}" for e, p in zip(manifest.databases, patches, strict=True))]
 
 
-def _write(state_dir: Path, file: Path, namespaces: list[str] | None) -> Manifest:
+def _write(state_dir: Path, file: Path, namespaces: list[str] | None, unlisted: bool) -> Manifest:
     temporary = file.with_name(f".{file.name}.{secrets.token_hex(4)}")
     try:
         descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         try:
             with os.fdopen(descriptor, "wb") as out:
-                _download(state_dir, namespaces, out.write)
+                _download(state_dir, {"databases": namespaces, "unlisted": unlisted}, out.write)
                 out.flush()
                 os.fsync(out.fileno())
             manifest = _check(temporary)
@@ -82,11 +83,13 @@ def _write(state_dir: Path, file: Path, namespaces: list[str] | None) -> Manifes
         asking.fail(statusview.REFUSED, f"{file} was not written: {error.strerror or error}")
 
 
-def _download(state_dir: Path, namespaces: list[str] | None, write: Callable[[bytes], object]) -> None:
+def _download(state_dir: Path, wanted: dict[str, Any], write: Callable[[bytes], object]) -> None:
     path = state_dir / confsocket.CONTROL
-    body = msgspec.json.encode({"databases": namespaces})
     try:
-        status, answer = confsocket.download(path, "/backup", body, write, _PART_SECONDS)
+        status, answer = confsocket.download(path, "/backup", msgspec.json.encode(wanted), write, _PART_SECONDS)
+    except confsocket.EndedEarly:
+        # controllerd answered, and had something to send: only its log knows what went wrong behind that.
+        asking.fail(statusview.REFUSED, f"no backup was made: it ended early; journalctl -u {asking.SERVICE} says why")
     except (confsocket.NoSocket, confsocket.SocketTimeout) as error:
         asking.unreachable(path, error)
     if status != 200:

@@ -102,6 +102,7 @@ def test_a_backup_while_a_writer_runs_is_one_moment_of_each_database(cluster, tm
                 "t",
                 "--namespace",
                 "controller",
+                "--unlisted",
             )
             assert made.returncode == 0, made.stderr
             a, b = counters(file, tmp_path / f"x{round_}")
@@ -135,7 +136,8 @@ RICH = (
 
 
 def back_up(cluster: Cluster, n: int, file: Path) -> Path:
-    made = hactl("--state-dir", cluster.state_dir(n), "backup", file, "--namespace", "controller", "--namespace", "t")
+    wanted = ("--namespace", "controller", "--namespace", "t", "--unlisted")
+    made = hactl("--state-dir", cluster.state_dir(n), "backup", file, *wanted)
     assert made.returncode == 0, made.stderr
     return file
 
@@ -237,6 +239,18 @@ def test_another_cluster_is_founded_with_the_content_only_when_asked(cluster, tm
     assert rows(cluster, [5]) == list(range(4))
 
 
+def test_a_restore_brings_the_rows_into_any_directory_whatever_it_is_called(cluster, tmp_path: Path):
+    cluster.form(1)
+    insert(cluster, [0], range(4))
+    file = back_up(cluster, 0, tmp_path / "b.tar")
+
+    for name in ("a#b", "a?b", "a%20b"):
+        done = told(hactl("restore", file, "--into", tmp_path / name, "--format", "json"))
+        assert done["rows"]["t"] == 4
+        assert done["rows"]["controller"] > 0
+    assert not (tmp_path / "a").exists()
+
+
 def test_a_torn_or_garbled_archive_is_refused_by_name(cluster, tmp_path: Path):
     cluster.form(1)
     insert(cluster, [0], range(4))
@@ -292,3 +306,14 @@ def test_a_backup_without_a_leader_is_refused_and_leaves_no_file(cluster, tmp_pa
     assert (made.returncode, "no backup was made" in made.stderr) == (4, True), made.stderr
     assert file.read_text() == "the backup of yesterday"
     assert [p.name for p in tmp_path.iterdir() if p.name.startswith(".b.tar")] == []
+
+
+def test_a_backup_of_a_database_that_is_not_there_is_refused_by_name(cluster, tmp_path: Path):
+    cluster.form(1)
+    asked = ("--state-dir", cluster.state_dir(0), "backup", tmp_path / "b.tar", "--namespace", "controller")
+
+    made = hactl(*asked, "--namespace", "nowhere")
+
+    assert (made.returncode, "there is no database nowhere; there are controller" in made.stderr) == (1, True)
+    assert not (tmp_path / "b.tar").exists()
+    assert hactl(*asked).returncode == 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import sqlite3
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -88,3 +89,18 @@ def test_a_database_that_sqlite_finds_damaged_is_named(tmp_path: Path):
 
     with pytest.raises(BadArchive, match="database t"):
         archive.check_database("t", tmp_path / "t")
+
+
+@pytest.mark.parametrize("name", ["a#b", "a?b", "a%20b", "a b", "ä", "a?mode=rwc"])
+def test_a_database_is_opened_whatever_its_folder_is_called_and_no_other_file_is_made(tmp_path: Path, name: str):
+    folder = tmp_path / name
+    folder.mkdir()
+    with closing(sqlite3.connect(folder / "t")) as database:
+        database.execute("CREATE TABLE t (a)")
+
+    assert archive.check_database("t", folder / "t") == 1
+    with closing(archive.open_database(folder / "t")) as opened:
+        assert opened.execute("SELECT count(*) FROM t").fetchone() == (0,)
+        with pytest.raises(sqlite3.OperationalError, match="readonly"):
+            opened.execute("INSERT INTO t VALUES (1)")
+    assert [p.name for p in tmp_path.iterdir()] == [name]

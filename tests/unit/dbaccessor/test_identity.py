@@ -54,7 +54,9 @@ def test_nothing_on_disk_is_nothing_and_not_an_error(store):
     assert store.put_aside("nothing") is None
 
 
-@pytest.mark.parametrize("content", [b"", b"{", b"[]", b'{"cluster-uuid": 5}', b"\xff\xfe"])
+@pytest.mark.parametrize(
+    "content", [b"", b"{", b"[]", b'{"cluster-uuid": 5}', b"\xff\xfe", b'{"a": "\xff"}', b"[" * 9999]
+)
 def test_a_damaged_file_is_an_error_that_names_it_and_is_kept(store, content):
     store.state_dir.mkdir()
     path = store.state_dir / "identity.json"

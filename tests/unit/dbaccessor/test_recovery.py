@@ -126,6 +126,14 @@ def test_data_without_an_identity_has_no_place_in_the_order():
     assert picked(candidate(0), nameless, use=1) == 1
 
 
+def test_damaged_data_without_an_identity_waits_for_salvage_as_any_other():
+    nameless = candidate(1, None, damage="open-3 is damaged")
+
+    assert "--salvage" in compare([nameless], nameless.path).refusal
+    assert picked(nameless, use=1) is None
+    assert picked(nameless, use=1, salvage=True) == 1
+
+
 def test_two_clusters_are_not_compared():
     assert "different clusters" in compare([candidate(0), candidate(1, cluster="v")]).refusal
 

@@ -10,7 +10,7 @@ import yaml
 
 from dbaccessor import repair
 from dbaccessor.dqlite import node
-from dbaccessor.identity import IDENTITY, Epoch, Store
+from dbaccessor.identity import IDENTITY, JOURNAL, MEMBERS, Epoch, Store
 from dbaccessor.recovery import Candidate, Plan
 from situations import ME
 
@@ -73,3 +73,13 @@ def test_a_recovery_exceeds_what_the_configuration_beside_any_of_the_directories
     done = repair.carry_out(Plan((chosen, other), chosen, epoch_number=2), repair.target(chosen.path, ME))
 
     assert done.epoch.number == 5
+
+
+@pytest.mark.parametrize("name", [IDENTITY, MEMBERS, JOURNAL])
+@pytest.mark.parametrize(("content", "problem"), [("{", "is damaged"), ('{"schema": 99}', "has schema 99")])
+def test_a_directory_whose_files_cannot_be_read_is_no_target(tmp_path: Path, name: str, content: str, problem: str):
+    Store(tmp_path).save_identity(ME)
+    (tmp_path / name).write_text(content)
+
+    with pytest.raises(repair.CannotRecover, match=f"{name} {problem}"):
+        repair.target(tmp_path, ME)
