@@ -43,24 +43,45 @@ _current = threading.local()
 class NoSocket(ConnectionError):
     """Nobody listens on the socket: controllerd is not running (or not yet)."""
 
+    sent = False
+
+
+class Torn(NoSocket):
+    """Somebody was there, and the connection ended before the answer came: what was asked for may have been done."""
+
+    sent = True
+
 
 class SocketTimeout(TimeoutError):
-    """Somebody listens and did not answer before the deadline, or was not even free to take the request."""
+    """Somebody listens and did not answer before the deadline.
+
+    `sent`: what was asked for may have been done. False: nobody was even free to take the request.
+    """
+
+    def __init__(self, message: str, *, sent: bool = True) -> None:
+        super().__init__(message)
+        self.sent = sent
 
 
 def request(path: Path, method: str, target: str, body: bytes = b"", timeout_seconds: float = 5.0) -> tuple[int, bytes]:
     """Send one request to the unix socket at `path`; return (status, body).
 
-    Raises NoSocket when nobody listens, SocketTimeout when the answer does not come in time.
+    Raises NoSocket when nobody listens, Torn when the connection ends before the answer has come, SocketTimeout when
+    the answer does not come in time.
     """
     connection = _UnixConnection(path, timeout_seconds)
+    connected = False
     try:
+        connection.connect()
+        connected = True
         connection.request(method, target, body=body)
         response = connection.getresponse()
         return response.status, response.read()
     except TimeoutError as error:
-        raise SocketTimeout(f"no answer from {path} within {timeout_seconds:g} s") from error
+        raise SocketTimeout(f"no answer from {path} within {timeout_seconds:g} s", sent=connected) from error
     except (OSError, http.client.HTTPException) as error:
+        if connected:
+            raise Torn(f"the connection to {path} ended before the answer came") from error
         raise NoSocket(f"nobody answers on {path}: {error}") from error
     finally:
         connection.close()

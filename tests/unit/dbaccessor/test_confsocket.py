@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from dbaccessor import confsocket
+from rawsocket import rawsocket
 
 
 @pytest.fixture
@@ -46,17 +47,36 @@ def crowd(path: Path) -> Iterator[None]:
 
 
 def test_nobody_listens(path: Path):
-    with pytest.raises(confsocket.NoSocket):
+    with pytest.raises(confsocket.NoSocket) as told:
         confsocket.request(path, "GET", "/status")
+
+    assert not isinstance(told.value, confsocket.Torn)
+    assert not told.value.sent
+
+
+@pytest.mark.parametrize("said", [b"", b"HTTP/1.1 2", b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nhalf"])
+def test_an_answer_that_is_torn_is_not_nobody(path: Path, said: bytes):
+    with rawsocket(path, lambda _: said), pytest.raises(confsocket.Torn) as told:
+        confsocket.request(path, "POST", "/machines/add", b"{}")
+
+    assert told.value.sent
 
 
 def test_where_nobody_is_accepted_the_deadline_ends_the_wait(path: Path):
     with listening(path), crowd(path):
         began = time.monotonic()
-        with pytest.raises(confsocket.SocketTimeout):
+        with pytest.raises(confsocket.SocketTimeout) as told:
             confsocket.request(path, "GET", "/status", timeout_seconds=0.3)
 
     assert 0.3 <= time.monotonic() - began < 2
+    assert not told.value.sent
+
+
+def test_what_was_sent_and_not_answered_in_time_is_told_from_what_was_not_sent(path: Path):
+    with listening(path), pytest.raises(confsocket.SocketTimeout) as told:
+        confsocket.request(path, "GET", "/status", timeout_seconds=0.1)
+
+    assert told.value.sent
 
 
 def test_whoever_finds_the_queue_full_waits_for_a_turn(path: Path):
