@@ -14,7 +14,7 @@ from typing import Any
 import msgspec
 
 from controller import answering
-from dbaccessor import confsocket, errors, statements
+from dbaccessor import confsocket, errors, retry, statements
 from dbaccessor.confsocket import Response
 from dbaccessor.database import Transaction
 from dbaccessor.dqlite.results import Result
@@ -22,6 +22,8 @@ from dbaccessor.worker import Worker
 
 _LONGEST_SECONDS = 3600.0
 _DATABASES_SECONDS = 10.0
+# What a question may take beyond its own deadline, at which it ends with a better reason than "it took too long".
+_LATE_SECONDS = 1.0
 # Of one part of a backup: the leader may have to be found, and it prepares a whole database at once.
 _PART_SECONDS = 120.0
 _MOST_ROWS = 100_000
@@ -37,6 +39,12 @@ class Question(msgspec.Struct, frozen=True, rename="kebab", kw_only=True):
     deadline_seconds: float = 10.0
     unlisted: bool = False
     apply: bool = False  # Of a write: without it the transaction is rolled back again, and only its effect is told.
+
+
+class Listing(msgspec.Struct, frozen=True, rename="kebab", kw_only=True):
+    """The body of GET /databases, which may have none."""
+
+    deadline_seconds: float = _DATABASES_SECONDS
 
 
 class Wanted(msgspec.Struct, frozen=True, rename="kebab", kw_only=True):
@@ -61,19 +69,23 @@ class DatabaseRoutes:
             ("POST", "/backup"): answering.answering(self._backup),
         }
 
-    def _databases(self, _: bytes) -> Response:
-        return answering.as_json({"databases": list(self._wait(self._worker.databases(), _DATABASES_SECONDS))})
+    def _databases(self, body: bytes) -> Response:
+        seconds = _seconds(msgspec.json.decode(body or b"{}", type=Listing).deadline_seconds)
+        work = self._worker.databases(deadline_seconds=seconds)
+        return answering.as_json({"databases": list(self._wait(work, seconds + _LATE_SECONDS))})
 
     def _read(self, body: bytes) -> Response:
         question = msgspec.json.decode(body, type=Question)
-        seconds = min(max(question.deadline_seconds, 0.1), _LONGEST_SECONDS)
+        seconds = _seconds(question.deadline_seconds)
         return answering.as_json(self._wait(self._run_read(question, seconds), seconds + _PART_SECONDS))
 
     async def _run_read(self, question: Question, seconds: float) -> dict[str, Any]:
-        await self._require(question)
+        deadline = asyncio.get_running_loop().time() + seconds
+        await self._require(question, seconds)
         limit = min(max(question.limit, 1), _MOST_ROWS)
         sql, params = bounded(question.sql, limit + 1, question.params)
-        found = await self._worker.database(question.namespace).read(sql, params, deadline_seconds=seconds)
+        database = self._worker.database(question.namespace)
+        found = await database.read(sql, params, deadline_seconds=retry.left(deadline))
         return {
             "columns": list(found.columns),
             "rows": [[_value(v) for v in row] for row in found.rows[:limit]],
@@ -82,15 +94,16 @@ class DatabaseRoutes:
 
     def _write(self, body: bytes) -> Response:
         question = msgspec.json.decode(body, type=Question)
-        seconds = min(max(question.deadline_seconds, 0.1), _LONGEST_SECONDS)
+        seconds = _seconds(question.deadline_seconds)
         return answering.as_json(self._wait(self._run_write(question, seconds), seconds + _PART_SECONDS))
 
     async def _run_write(self, question: Question, seconds: float) -> dict[str, Any]:
-        await self._require(question)
+        deadline = asyncio.get_running_loop().time() + seconds
+        await self._require(question, seconds)
         database = self._worker.database(question.namespace)
         outcome: Result | None = None
         try:
-            async with database.transaction(deadline_seconds=seconds) as transaction:
+            async with database.transaction(deadline_seconds=retry.left(deadline)) as transaction:
                 outcome = await self._execute(transaction, question)
                 if not question.apply:
                     raise _OnlyTried
@@ -107,11 +120,11 @@ class DatabaseRoutes:
         changed = int(str(after.rows[0][0])) - int(str(before.rows[0][0]))
         return Result(result.last_insert_id, changed)
 
-    async def _require(self, question: Question) -> None:
+    async def _require(self, question: Question, seconds: float) -> None:
         """Opening a database makes it: a slip of the pen must not leave an empty one behind."""
         if question.unlisted:
             return
-        known = await self._worker.databases()
+        known = await self._worker.databases(deadline_seconds=seconds)
         if question.namespace not in known:
             raise errors.Refused(f"there is no database {question.namespace}; there are {', '.join(known)}")
 
@@ -138,6 +151,10 @@ class DatabaseRoutes:
 
     def _wait(self, work: Coroutine[Any, Any, Any], limit_seconds: float, *, watch: bool = True) -> Any:
         return answering.wait(work, self._loop, limit_seconds, watch=watch)
+
+
+def _seconds(wanted: float) -> float:
+    return min(max(wanted, 0.1), _LONGEST_SECONDS)
 
 
 class _OnlyTried(Exception):

@@ -82,7 +82,7 @@ class Shell:
         return self._post("/sql/write", self._question(statement) | {"apply": apply}, Outcome, changes=apply)
 
     def namespaces(self) -> Answer:
-        body = self._request("GET", "/databases", b"")
+        body = self._request("GET", "/databases", msgspec.json.encode({"deadline-seconds": self.seconds}))
         names = msgspec.json.decode(body)["databases"]
         return Answer(("namespace",), tuple((n,) for n in names))
 
