@@ -128,7 +128,7 @@ def leave(state_dir: Path) -> str:
         code, body = confsocket.request(state_dir / _SOCKET, "POST", "/leave", timeout_seconds=LEAVE_TIMEOUT_SECONDS)
         answer = msgspec.json.decode(body, type=dict[str, object]) if code == 200 else {}
     except (confsocket.NoSocket, confsocket.SocketTimeout) as error:
-        return f"did not leave the cluster: {error}"
+        return f"{'may not have left' if error.sent else 'did not leave'} the cluster: {error}"
     except msgspec.DecodeError as error:
         return f"may not have left the cluster: its answer cannot be read: {error}"
     if answer.get("left") is True:
@@ -147,10 +147,10 @@ def rebuild(state_dir: Path, *, force: bool) -> str:
     try:
         code, body = confsocket.request(path, "POST", "/rebuild", wanted, timeout_seconds=REBUILD_TIMEOUT_SECONDS)
         answer = msgspec.json.decode(body, type=dict[str, object]) if code == 200 else {}
+    except (confsocket.Torn, confsocket.SocketTimeout, msgspec.DecodeError) as error:
+        raise NotRebuilt(f"what came of it is not known ({error}): see `hactl status`") from error
     except confsocket.NoSocket as error:
         raise NotRebuilt(f"{error}: see `journalctl -u ha-controller`") from error
-    except (confsocket.SocketTimeout, msgspec.DecodeError) as error:
-        raise NotRebuilt(f"what came of it is not known ({error}): see `hactl status`") from error
     reason = str(answer.get("reason") or f"controllerd answered {code}")
     if answer.get("done") is not True:
         raise NotRebuilt(reason)

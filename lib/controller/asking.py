@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+import time
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
@@ -14,6 +15,11 @@ from controller import statusview
 from dbaccessor import confsocket
 
 SERVICE = "ha-controller"
+IN_DOUBT = "it may have been done, look before doing it again"
+
+# What a controllerd that ended takes to be back and to have its workers: it is asked again for so long.
+_BACK_SECONDS = 10.0
+_BACK_LOOK_SECONDS = 0.2
 
 
 class Format(enum.StrEnum):
@@ -53,7 +59,7 @@ def refused(code: int, answer: bytes) -> NoReturn:
         case "NotReady" | "NotLeader":
             fail(statusview.NO_QUORUM, f"not done: {reason_of(answer)}")
         case "Indefinite":
-            fail(statusview.REFUSED, f"it may have been done, look before doing it again: {reason_of(answer)}")
+            fail(statusview.REFUSED, f"{IN_DOUBT}: {reason_of(answer)}")
         case "Refused":
             fail(statusview.REFUSED, reason_of(answer))
         case _:
@@ -61,21 +67,42 @@ def refused(code: int, answer: bytes) -> NoReturn:
 
 
 def post_twice(state_dir: Path, target: str, document: dict[str, Any], timeout_seconds: float) -> bytes:
-    """Return the body of controllerd's answer; asked once more when it is in doubt whether it was done.
+    """Return the body of controllerd's answer; asked again when it is in doubt whether it was done.
 
-    For requests that may be repeated. Ends the program with the reason where it is refused.
+    For requests that may be repeated. Ends the program with the reason where it is refused, or where the doubt stays.
     """
     body = msgspec.json.encode(document)
     path = state_dir / confsocket.CONTROL
     try:
         status, answer = confsocket.request(path, "POST", target, body, timeout_seconds)
-        if status == 409:
-            status, answer = confsocket.request(path, "POST", target, body, timeout_seconds)
+    except confsocket.Torn as error:
+        status, answer = _once_it_is_back(path, target, body, timeout_seconds, str(error))
     except (confsocket.NoSocket, confsocket.SocketTimeout) as error:
+        if error.sent:
+            fail(statusview.REFUSED, f"{IN_DOUBT}: {error}")
         unreachable(path, error)
+    if status == 409:
+        status, answer = _once_it_is_back(path, target, body, timeout_seconds, reason_of(answer))
     if status != 200:
         refused(status, answer)
     return answer
+
+
+def _once_it_is_back(path: Path, target: str, body: bytes, timeout_seconds: float, doubt: str) -> tuple[int, bytes]:
+    """Ask again what is in doubt, until it is done or refused. "Not done" is no answer: it is of this time only."""
+    deadline = time.monotonic() + _BACK_SECONDS
+    while True:
+        try:
+            status, answer = confsocket.request(path, "POST", target, body, timeout_seconds)
+        except (confsocket.NoSocket, confsocket.SocketTimeout) as error:
+            latest = str(error)
+        else:
+            if status not in (409, 503):
+                return status, answer
+            latest = reason_of(answer)
+        if time.monotonic() >= deadline:
+            fail(statusview.REFUSED, f"{IN_DOUBT}: {doubt}; asked again: {latest}")
+        time.sleep(_BACK_LOOK_SECONDS)
 
 
 def reason_of(answer: bytes) -> str:
@@ -90,7 +117,7 @@ def unreachable(path: Path, error: confsocket.NoSocket | confsocket.SocketTimeou
     """End the program because nobody answers on this socket."""
     if isinstance(error.__cause__, PermissionError):
         fail(statusview.REFUSED, f"only root may ask controllerd ({path})")
-    if isinstance(error, confsocket.SocketTimeout):
+    if isinstance(error, confsocket.SocketTimeout | confsocket.Torn):
         fail(statusview.UNREACHABLE, f"{error}; journalctl -u {SERVICE} may say why")
     fail(statusview.UNREACHABLE, f"{error}; is the service running? systemctl status {SERVICE}")
 

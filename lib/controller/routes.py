@@ -14,7 +14,7 @@ from typing import Any
 import msgspec
 
 from controller import answering
-from dbaccessor import confsocket, errors, statements
+from dbaccessor import confsocket, errors, retry, statements
 from dbaccessor.confsocket import Response
 from dbaccessor.database import Transaction
 from dbaccessor.dqlite.results import Result
@@ -22,6 +22,8 @@ from dbaccessor.worker import Worker
 
 _LONGEST_SECONDS = 3600.0
 _DATABASES_SECONDS = 10.0
+# What a question may take beyond its own deadline, at which it ends with a better reason than "it took too long".
+_LATE_SECONDS = 1.0
 # Of one part of a backup: the leader may have to be found, and it prepares a whole database at once.
 _PART_SECONDS = 120.0
 _MOST_ROWS = 100_000
@@ -37,6 +39,12 @@ class Question(msgspec.Struct, frozen=True, rename="kebab", kw_only=True):
     deadline_seconds: float = 10.0
     unlisted: bool = False
     apply: bool = False  # Of a write: without it the transaction is rolled back again, and only its effect is told.
+
+
+class Listing(msgspec.Struct, frozen=True, rename="kebab", kw_only=True):
+    """The body of GET /databases, which may have none."""
+
+    deadline_seconds: float = _DATABASES_SECONDS
 
 
 class Wanted(msgspec.Struct, frozen=True, rename="kebab", kw_only=True):
@@ -62,19 +70,23 @@ class DatabaseRoutes:
             ("POST", "/backup"): answering.answering(self._backup),
         }
 
-    def _databases(self, _: bytes) -> Response:
-        return answering.as_json({"databases": list(self._wait(self._worker.databases(), _DATABASES_SECONDS))})
+    def _databases(self, body: bytes) -> Response:
+        seconds = _seconds(msgspec.json.decode(body or b"{}", type=Listing).deadline_seconds)
+        work = self._worker.databases(deadline_seconds=seconds)
+        return answering.as_json({"databases": list(self._wait(work, seconds + _LATE_SECONDS))})
 
     def _read(self, body: bytes) -> Response:
         question = msgspec.json.decode(body, type=Question)
-        seconds = min(max(question.deadline_seconds, 0.1), _LONGEST_SECONDS)
+        seconds = _seconds(question.deadline_seconds)
         return answering.as_json(self._wait(self._run_read(question, seconds), seconds + _PART_SECONDS))
 
     async def _run_read(self, question: Question, seconds: float) -> dict[str, Any]:
-        await self._require(question)
+        deadline = asyncio.get_running_loop().time() + seconds
+        await self._require(question, seconds)
         limit = min(max(question.limit, 1), _MOST_ROWS)
         sql, params = bounded(question.sql, limit + 1, question.params)
-        found = await self._worker.database(question.namespace).read(sql, params, deadline_seconds=seconds)
+        database = self._worker.database(question.namespace)
+        found = await database.read(sql, params, deadline_seconds=retry.left(deadline))
         return {
             "columns": list(found.columns),
             "rows": [[_value(v) for v in row] for row in found.rows[:limit]],
@@ -83,15 +95,16 @@ class DatabaseRoutes:
 
     def _write(self, body: bytes) -> Response:
         question = msgspec.json.decode(body, type=Question)
-        seconds = min(max(question.deadline_seconds, 0.1), _LONGEST_SECONDS)
+        seconds = _seconds(question.deadline_seconds)
         return answering.as_json(self._wait(self._run_write(question, seconds), seconds + _PART_SECONDS))
 
     async def _run_write(self, question: Question, seconds: float) -> dict[str, Any]:
-        await self._require(question)
+        deadline = asyncio.get_running_loop().time() + seconds
+        await self._require(question, seconds)
         database = self._worker.database(question.namespace)
         outcome: Result | None = None
         try:
-            async with database.transaction(deadline_seconds=seconds) as transaction:
+            async with database.transaction(deadline_seconds=retry.left(deadline)) as transaction:
                 outcome = await self._execute(transaction, question)
                 if not question.apply:
                     raise _OnlyTried
@@ -108,13 +121,13 @@ class DatabaseRoutes:
         changed = int(str(after.rows[0][0])) - int(str(before.rows[0][0]))
         return Result(result.last_insert_id, changed)
 
-    async def _require(self, question: Question) -> None:
+    async def _require(self, question: Question, seconds: float) -> None:
         """Opening a database makes it: a slip of the pen must not leave an empty one behind."""
         if not question.unlisted:
-            await self._require_listed((question.namespace,))
+            await self._require_listed((question.namespace,), seconds)
 
-    async def _require_listed(self, names: Sequence[str]) -> None:
-        known = await self._worker.databases()
+    async def _require_listed(self, names: Sequence[str], seconds: float) -> None:
+        known = await self._worker.databases(deadline_seconds=seconds)
         for name in names:
             if name not in known:
                 raise errors.Refused(f"there is no database {name}; there are {', '.join(known)}")
@@ -126,7 +139,7 @@ class DatabaseRoutes:
             wanted = self._wait(self._worker.databases(), _DATABASES_SECONDS)
         elif not asked.unlisted:
             # A name that is none would be found out behind the databases before it, when only the log can say so.
-            self._wait(self._require_listed(wanted), _DATABASES_SECONDS)
+            self._wait(self._require_listed(wanted, _DATABASES_SECONDS), _DATABASES_SECONDS)
         parts = self._parts(self._worker.backup(wanted, *self._versions))
         first = next(parts)  # What goes wrong before anything was sent is an answer of its own.
         return 200, "application/x-tar", _chained(first, parts)
@@ -146,6 +159,10 @@ class DatabaseRoutes:
 
     def _wait(self, work: Coroutine[Any, Any, Any], limit_seconds: float, *, watch: bool = True) -> Any:
         return answering.wait(work, self._loop, limit_seconds, watch=watch)
+
+
+def _seconds(wanted: float) -> float:
+    return min(max(wanted, 0.1), _LONGEST_SECONDS)
 
 
 class _OnlyTried(Exception):

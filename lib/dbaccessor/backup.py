@@ -38,10 +38,12 @@ class Facts:
     dqlite_version: str
 
 
-async def names(controller_database: Database) -> tuple[str, ...]:
+async def names(controller_database: Database, *, deadline_seconds: float = 10) -> tuple[str, ...]:
     """Return the names of all databases that the cluster knows of, sorted, the controller's own first."""
     try:
-        found = await controller_database.read("SELECT namespace FROM namespace_list")
+        found = await controller_database.read(
+            "SELECT namespace FROM namespace_list", deadline_seconds=deadline_seconds
+        )
     except errors.Refused:  # No such table yet.
         return (_CONTROLLER,)
     return (_CONTROLLER, *sorted({str(row[0]) for row in found.rows} - {_CONTROLLER}))

@@ -16,6 +16,7 @@ import select
 import socket
 import socketserver
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
@@ -31,6 +32,9 @@ Handler = Callable[[bytes], Response]
 
 _MAX_BODY = 4 << 20
 _CHUNK = 1 << 18
+# How many callers may wait to be accepted. A hook, a scrape of metrics and a script's crowd of hactl come at once.
+_QUEUE = 128
+_QUEUE_LOOK_SECONDS = 0.02
 
 # The connection whose request this thread answers.
 _current = threading.local()
@@ -39,28 +43,49 @@ _current = threading.local()
 class NoSocket(ConnectionError):
     """Nobody listens on the socket: controllerd is not running (or not yet)."""
 
+    sent = False
 
-class EndedEarly(NoSocket):
+
+class Torn(NoSocket):
+    """Somebody was there, and the connection ended before the answer came: what was asked for may have been done."""
+
+    sent = True
+
+
+class EndedEarly(Torn):
     """The answer had begun, and did not come to its end."""
 
 
 class SocketTimeout(TimeoutError):
-    """Somebody listens and did not answer before the deadline."""
+    """Somebody listens and did not answer before the deadline.
+
+    `sent`: what was asked for may have been done. False: nobody was even free to take the request.
+    """
+
+    def __init__(self, message: str, *, sent: bool = True) -> None:
+        super().__init__(message)
+        self.sent = sent
 
 
 def request(path: Path, method: str, target: str, body: bytes = b"", timeout_seconds: float = 5.0) -> tuple[int, bytes]:
     """Send one request to the unix socket at `path`; return (status, body).
 
-    Raises NoSocket when nobody listens, SocketTimeout when the answer does not come in time.
+    Raises NoSocket when nobody listens, Torn when the connection ends before the answer has come, SocketTimeout when
+    the answer does not come in time.
     """
     connection = _UnixConnection(path, timeout_seconds)
+    connected = False
     try:
+        connection.connect()
+        connected = True
         connection.request(method, target, body=body)
         response = connection.getresponse()
         return response.status, response.read()
     except TimeoutError as error:
-        raise SocketTimeout(f"no answer from {path} within {timeout_seconds:g} s") from error
+        raise SocketTimeout(f"no answer from {path} within {timeout_seconds:g} s", sent=connected) from error
     except (OSError, http.client.HTTPException) as error:
+        if connected:
+            raise Torn(f"the connection to {path} ended before the answer came") from error
         raise NoSocket(f"nobody answers on {path}: {error}") from error
     finally:
         connection.close()
@@ -153,15 +178,26 @@ class _UnixConnection(http.client.HTTPConnection):
     def __init__(self, path: Path, timeout_seconds: float) -> None:
         super().__init__("localhost", timeout=timeout_seconds)
         self._path = path
+        self._timeout_seconds = timeout_seconds
 
     def connect(self) -> None:
         self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         self.sock.settimeout(self.timeout)
-        self.sock.connect(str(self._path))
+        deadline = time.monotonic() + self._timeout_seconds
+        while True:
+            try:
+                self.sock.connect(str(self._path))
+                return
+            except BlockingIOError as error:
+                # As many callers as may wait do so already. With a timeout, the kernel says so instead of waiting.
+                if time.monotonic() >= deadline:
+                    raise TimeoutError(f"{self._path} takes nobody") from error
+            time.sleep(_QUEUE_LOOK_SECONDS)
 
 
 class _ThreadingUnixServer(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):
     daemon_threads = True
+    request_queue_size = _QUEUE
     # A request may wait for the cluster (a leave takes up to 30 s); ending must not wait for it.
     block_on_close = False
 

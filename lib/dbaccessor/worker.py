@@ -153,9 +153,9 @@ class Worker:
         """The epoch of the cluster that this node belongs to; None while it belongs to none."""
         return None if self.identity is None else self.identity.epoch
 
-    async def databases(self) -> tuple[str, ...]:
+    async def databases(self, *, deadline_seconds: float = 10) -> tuple[str, ...]:
         """Return the names of the cluster's databases, the controller's own first. Raises DbAccessorError."""
-        return await backup.names(self.database(registry.DATABASE))
+        return await backup.names(self.database(registry.DATABASE), deadline_seconds=deadline_seconds)
 
     def backup(self, wanted: Sequence[str], version: str, dqlite_version: str) -> AsyncIterator[bytes]:
         """Return an archive of these databases, part by part. Raises NotReady."""

@@ -48,8 +48,7 @@ def remove_space(
 
 
 def _post(state_dir: Path, target: str, document: dict[str, Any]) -> Answer:
-    body = asking.ask(state_dir, "POST", target, msgspec.json.encode(document), _PATIENCE_SECONDS)
-    return msgspec.json.decode(body, type=Answer)
+    return msgspec.json.decode(asking.post_twice(state_dir, target, document, _PATIENCE_SECONDS), type=Answer)
 
 
 def _tell(found: Answer, format: Format) -> None:

@@ -79,10 +79,10 @@ class Shell:
 
     def write(self, statement: str, *, apply: bool) -> Outcome:
         """Run one statement in a transaction that is committed only with `apply`. Raises SqlError."""
-        return self._post("/sql/write", self._question(statement) | {"apply": apply}, Outcome)
+        return self._post("/sql/write", self._question(statement) | {"apply": apply}, Outcome, changes=apply)
 
     def namespaces(self) -> Answer:
-        body = self._request("GET", "/databases", b"")
+        body = self._request("GET", "/databases", msgspec.json.encode({"deadline-seconds": self.seconds}))
         names = msgspec.json.decode(body)["databases"]
         return Answer(("namespace",), tuple((n,) for n in names))
 
@@ -101,15 +101,23 @@ class Shell:
             "unlisted": self.unlisted,
         }
 
-    def _post(self, target: str, question: dict[str, Any], kind: type[_T]) -> _T:
-        return msgspec.json.decode(self._request("POST", target, msgspec.json.encode(question)), type=kind)
+    def _post(self, target: str, question: dict[str, Any], kind: type[_T], *, changes: bool = False) -> _T:
+        body = self._request("POST", target, msgspec.json.encode(question), changes=changes)
+        return msgspec.json.decode(body, type=kind)
 
-    def _request(self, method: str, target: str, body: bytes) -> bytes:
+    def _request(self, method: str, target: str, body: bytes, *, changes: bool = False) -> bytes:
+        """Return the answer's body. With `changes`, an answer that did not come leaves a doubt, which is said."""
         path = self.state_dir / confsocket.CONTROL
         try:
             status, answer = confsocket.request(path, method, target, body, self.seconds + _GRACE_SECONDS)
         except (confsocket.NoSocket, confsocket.SocketTimeout) as error:
+            if changes and error.sent:
+                raise SqlError(f"{asking.IN_DOUBT}: {error}") from error
             raise SqlError(str(error), statusview.UNREACHABLE) from error
+        except KeyboardInterrupt:
+            if changes:
+                raise SqlError(f"{asking.IN_DOUBT}: given up before the answer came") from None
+            raise
         if status == 200:
             return answer
         try:
@@ -120,7 +128,7 @@ class Shell:
             case "NotReady" | "NotLeader":
                 raise SqlError(f"not done: {refusal.reason}", statusview.NO_QUORUM)
             case "Indefinite":
-                raise SqlError(f"it may have been done, look before doing it again: {refusal.reason}")
+                raise SqlError(f"{asking.IN_DOUBT}: {refusal.reason}")
             case _:
                 raise SqlError(refusal.reason)
 

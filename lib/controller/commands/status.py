@@ -12,7 +12,7 @@ import typer
 from controller import asking, statusview
 from controller.asking import Format, FormatOption
 from controller.commands import client
-from dbaccessor import confsocket
+from dbaccessor import conf, confsocket, soleowner
 
 
 def status(
@@ -22,7 +22,7 @@ def status(
 ) -> None:
     """Is it highly available, and what may it lose? Exits 0 healthy, 3 degraded, 4 no quorum, 5 nobody answers.
 
-    It asks the controller on this machine; where there is none, the current one (hactl controllers).
+    It asks the controller on this machine, running or not; where there is none, the current one (hactl controllers).
 
     \b
     Examples:
@@ -48,8 +48,12 @@ def status(
 
 
 def _is_here(state_dir: Path) -> bool:
-    """Whether this is a controller's machine, and we are who may ask there."""
+    """Whether this is a controller's machine, and we are who may ask there.
+
+    A controllerd that was stopped takes its socket along. It is a controller's machine all the same, and another
+    controller's health is no answer there.
+    """
     try:
-        return (state_dir / confsocket.CONTROL).exists()
+        return any((state_dir / name).exists() for name in (confsocket.CONTROL, soleowner.LOCK, conf.FILE_NAME))
     except PermissionError:
         return False

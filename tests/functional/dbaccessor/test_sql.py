@@ -10,6 +10,8 @@ import subprocess
 import sys
 import time
 
+import pytest
+
 from dbaccessor import confsocket
 from libraryversion import queries_on_threads
 from loopback import LIB, Cluster
@@ -95,6 +97,19 @@ def test_the_shell_reads_writes_only_when_told_and_says_what_it_does(cluster):
     assert rows(cluster, [0]) == [2, 3, 4]
     wrong = ask("SELECT nonsense FROM controller_node")
     assert (wrong.returncode, "no such column" in wrong.stderr) == (1, True)
+
+
+@pytest.mark.parametrize("words", [(".namespaces",), ("SELECT 1",), ("--write", "DELETE FROM controller_dropped")])
+def test_without_a_quorum_a_short_deadline_is_no_quorum_too(cluster, words):
+    cluster.form(3)
+    cluster.kill(1, 2)
+
+    began = time.monotonic()
+    done = hactl("--state-dir", cluster.state_dir(0), "sql", "--timeout", "1", *words)
+
+    assert done.returncode == 4, done
+    assert "not done: " in done.stderr
+    assert time.monotonic() - began < 5
 
 
 def test_a_long_query_is_given_up_and_the_node_lives(cluster):

@@ -6,6 +6,7 @@ import pytest
 
 import controlsocket
 from charmmachine import Machine
+from rawsocket import TORN, rawsocket
 
 
 def test_a_controllerd_that_is_not_there_is_none(machine: Machine):
@@ -109,6 +110,13 @@ def test_what_came_of_leaving_is_one_sentence(machine: Machine, answer: tuple[in
 
     with machine.controllerd:
         assert controlsocket.leave(machine.state_dir).startswith(said)
+
+
+def test_what_a_controllerd_that_is_killed_meanwhile_had_done_is_not_known(machine: Machine):
+    with rawsocket(machine.state_dir / "control.socket", lambda _: TORN):
+        assert controlsocket.leave(machine.state_dir).startswith("may not have left the cluster: ")
+        with pytest.raises(controlsocket.NotRebuilt, match="what came of it is not known"):
+            controlsocket.rebuild(machine.state_dir, force=False)
 
 
 def test_leaving_without_a_controllerd_says_so(machine: Machine):

@@ -16,6 +16,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from typer.testing import CliRunner
+
+from controller.cli import app
+from controller.commands import client
 
 STATUS: dict[str, Any] = {
     "schema": 1,
@@ -123,6 +127,27 @@ def test_no_daemon_is_exit_5_and_names_the_socket(state_dir: Path):
     assert done.returncode == 5
     assert str(state_dir / "control.socket") in done.stderr
     assert done.stdout == ""
+
+
+@pytest.mark.parametrize("left", [(), ("controllerd.lock",), ("controller.conf",), ("controllerd.lock", "agent.conf")])
+def test_a_stopped_controller_is_not_healthy_because_another_one_is(
+    state_dir: Path, monkeypatch: pytest.MonkeyPatch, left: tuple[str, ...]
+):
+    """Whoever has registered somewhere has a current controller; status asks it only where there is no controller."""
+    asked: list[str] = []
+
+    def ask(name: str, facade: str, *_: object) -> dict[str, Any]:
+        asked.append(facade)
+        return STATUS
+
+    monkeypatch.setattr(client, "is_current", lambda: True)
+    monkeypatch.setattr(client, "ask", ask)
+    for name in left:
+        (state_dir / name).touch()
+
+    done = CliRunner().invoke(app, ["--state-dir", str(state_dir), "status"])
+
+    assert (done.exit_code, asked) == ((5, []) if left else (0, ["HighAvailability"]))
 
 
 @pytest.mark.parametrize(("body", "code"), [(b"not json", 200), (b"no such request", 404)])
