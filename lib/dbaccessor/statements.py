@@ -134,6 +134,18 @@ def fails_in_part(sql: str) -> bool:
     return ("OR", "FAIL") in itertools.pairwise(words)
 
 
+def dropped_table(sql: str) -> str | None:
+    """Return the name of the table that this (checked) statement drops; None for any other statement."""
+    tokens = _split(sql)
+    if len(tokens) < 3 or [token.text for token in tokens[:2]] != ["DROP", "TABLE"]:
+        return None
+    last = tokens[-1]
+    if last.kind == "word":
+        return sql[last.start : last.end]
+    quote = sql[last.start]  # Doubled inside, but for a bracket, which has no way to be.
+    return last.text if quote == "[" else last.text.replace(quote * 2, quote)
+
+
 @functools.lru_cache(maxsize=256)
 def _read_known(sql: str) -> Statement:
     return _read(sql)

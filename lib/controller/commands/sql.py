@@ -50,6 +50,7 @@ class Outcome(msgspec.Struct, frozen=True, rename="kebab"):
 
     rows_affected: int
     applied: bool
+    schema: bool = False
 
 
 _T = TypeVar("_T", Answer, Outcome)
@@ -218,15 +219,26 @@ def _one(shell: Shell, text: str) -> None:
 
 def _write(shell: Shell, statement: str, yes: bool) -> None:
     tried = shell.write(statement, apply=False)
-    rows = "1 row" if tried.rows_affected == 1 else f"{tried.rows_affected} rows"
-    asking.warn(f"in {shell.namespace}, as one transaction on the leader, this changes {rows}: {statement.strip()}")
+    what = _effect(tried)
+    asking.warn(f"in {shell.namespace}, as one transaction on the leader, this changes {what}: {statement.strip()}")
     if not yes and not (sys.stdin.isatty() and typer.confirm("do it?", err=True)):
         raise SqlError("nothing was changed: say --yes to do it")
     done = shell.write(statement, apply=True)
     if shell.format is Format.JSON:
-        asking.print_json({"rows-affected": done.rows_affected})
+        asking.print_json({"rows-affected": done.rows_affected, **({"schema": True} if done.schema else {})})
+    elif done.schema:
+        typer.echo("done: the schema is changed")
     else:
         typer.echo(f"done: {done.rows_affected} rows changed")
+
+
+def _effect(tried: Outcome) -> str:
+    """Return in words what a write changes."""
+    rows = "1 row" if tried.rows_affected == 1 else f"{tried.rows_affected} rows"
+    if not tried.schema:
+        return rows
+    # A change of the schema counts no rows, but for those that go with a table.
+    return f"the schema and takes {rows} away" if tried.rows_affected else "the schema"
 
 
 def _interactive(shell: Shell) -> None:

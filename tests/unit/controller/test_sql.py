@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
 from typer.testing import CliRunner
@@ -14,6 +16,7 @@ from controller.cli import app
 from controller.commands import sql
 from controller.commands.sql import Answer
 from dbaccessor import errors
+from sqlitedatabase import SqliteDatabase
 
 
 def test_statements_end_at_semicolons_and_dot_commands_at_the_line():
@@ -112,3 +115,89 @@ def test_as_json_several_statements_are_answered_with_one_line_each(ask: Callabl
     found = [json.loads(line) for line in printed.splitlines()]
     assert found[:3] == [STATUS, {"help": sql._HELP}, ANSWERS["/sql"]]
     assert len(found) == 4
+
+
+class OneDatabase:
+    """What DatabaseRoutes needs of a worker, on SQLite."""
+
+    def __init__(self, *statements: str) -> None:
+        self.rows = SqliteDatabase()
+        for statement in statements:
+            self.rows.sqlite.execute(statement)
+
+    async def databases(self) -> tuple[str, ...]:
+        return ("controller",)
+
+    def database(self, name: str) -> SqliteDatabase:
+        return self.rows
+
+    def write(self, statement: str, **more: Any) -> dict[str, Any]:
+        async def run() -> dict[str, Any]:
+            here = routes.DatabaseRoutes(cast(Any, self), asyncio.get_running_loop(), "1", "1")
+            return await here._run_write(routes.Question(sql=statement, **more), 5)
+
+        return asyncio.run(run())
+
+
+@pytest.mark.parametrize(
+    ("statement", "rows", "schema"),
+    [
+        ("UPDATE t SET n = 7", 3, False),
+        ("DELETE FROM t WHERE n > 9", 0, False),
+        ("DROP TABLE t", 3, True),
+        ('drop table if exists main."T" -- all of it', 3, True),
+        ("DROP TABLE [Größe];", 1, True),
+        ("DROP TABLE größe", 1, True),
+        ("DROP TABLE parent", 3, True),
+        ("DROP TABLE IF EXISTS absent", 0, False),
+        ("DROP VIEW v", 0, True),
+        ("CREATE TABLE u (n)", 0, True),
+        ("CREATE TABLE IF NOT EXISTS t (n)", 0, False),
+        ("ALTER TABLE t ADD COLUMN m", 0, True),
+        ("REINDEX", 0, False),
+    ],
+)
+def test_what_a_write_changes_is_told_and_a_schema_counts(statement: str, rows: int, schema: bool):
+    here = OneDatabase(
+        "CREATE TABLE t (n)",
+        "INSERT INTO t VALUES (1), (2), (3)",
+        "CREATE VIEW v AS SELECT n FROM t",
+        'CREATE TABLE "größe" AS SELECT 1 AS n',
+        "CREATE TABLE parent (n INTEGER PRIMARY KEY)",
+        "CREATE TABLE child (n REFERENCES parent (n) ON DELETE CASCADE)",
+        "INSERT INTO parent VALUES (1)",
+        "INSERT INTO child VALUES (1), (1)",
+    )
+    expected = {"rows-affected": rows, "applied": False} | ({"schema": True} if schema else {})
+
+    assert here.write(statement) == expected
+    assert here.rows.sqlite.execute("SELECT count(*) FROM t").fetchone() == (3,)
+    assert here.write(statement, apply=True) == expected | {"applied": True}
+
+
+@pytest.mark.parametrize(
+    ("outcome", "says", "done"),
+    [
+        ({"rows-affected": 1}, "changes 1 row:", "done: 1 rows changed\n"),
+        ({"rows-affected": 0}, "changes 0 rows:", "done: 0 rows changed\n"),
+        ({"rows-affected": 0, "schema": True}, "changes the schema:", "done: the schema is changed\n"),
+        (
+            {"rows-affected": 12, "schema": True},
+            "changes the schema and takes 12 rows away:",
+            "done: the schema is changed\n",
+        ),
+    ],
+)
+def test_before_a_write_hactl_says_what_it_changes(monkeypatch, outcome: dict[str, object], says: str, done: str):
+    def request(path: Path, method: str, target: str, body: bytes, timeout_seconds: float) -> tuple[int, bytes]:
+        return 200, json.dumps(outcome | {"applied": json.loads(body)["apply"]}).encode()
+
+    def run(*words: str) -> Any:
+        return CliRunner().invoke(app, ["--state-dir", "/nowhere", "sql", *words, "--write", "DROP TABLE t"])
+
+    monkeypatch.setattr("dbaccessor.confsocket.request", request)
+
+    unsure = run()
+    assert (unsure.exit_code, says in unsure.stderr) == (1, True)
+    assert run("--yes").stdout == done
+    assert json.loads(run("--yes", "--format", "json").stdout) == outcome

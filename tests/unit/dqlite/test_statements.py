@@ -285,3 +285,21 @@ def test_names_of_columns_that_a_node_would_send_for_ever_are_refused(sql: str):
 )
 def test_long_statements_with_short_names_pass(sql: str):
     statements.check(sql)
+
+
+@pytest.mark.parametrize(
+    ("sql", "name"),
+    [
+        ("DROP TABLE t", "t"),
+        ("drop/**/table If Exists main . größe; -- x", "größe"),
+        ('DROP TABLE "a ""b"" c"', 'a "b" c'),
+        ("DROP TABLE 'it''s'", "it's"),
+        ("DROP TABLE [a[[b]", "a[[b"),
+        ("DROP INDEX t", None),
+        ("DELETE FROM t", None),
+        ("VACUUM", None),
+        ("CREATE TABLE t (n)", None),
+    ],
+)
+def test_a_statement_tells_which_table_it_drops(sql: str, name: str | None):
+    assert statements.dropped_table(sql) == name
