@@ -196,6 +196,8 @@ def _one(shell: Shell, text: str) -> None:
             shell.namespace = rest or shell.namespace
         case ".cluster":
             _show_cluster(shell, shell.cluster())
+        case ".quit" | ".exit":
+            raise typer.Exit
         case ".tables":
             _show(
                 shell,
@@ -248,19 +250,19 @@ def _interactive(shell: Shell) -> None:
         pass
     typer.echo("reads only; .help tells more")
 
-    def typed() -> Iterator[str]:
+    def typed() -> Iterator[str | None]:
         while True:
             try:
                 yield input(f"{shell.namespace}> ")
             except EOFError:
                 typer.echo()
+                yield None
                 return
             except KeyboardInterrupt:
                 typer.echo()
+                yield None
 
     for text in _statements(typed()):
-        if text.strip().rstrip(";") in (".quit", ".exit"):
-            return
         try:
             _one(shell, text)
         except (SqlError, statusview.BadStatus) as error:
@@ -269,12 +271,16 @@ def _interactive(shell: Shell) -> None:
             asking.warn("given up; the node goes on")
 
 
-def _statements(typed: Iterator[str]) -> Iterator[str]:
-    """Yield whole statements and dot-commands from lines. The last one needs no semicolon."""
+def _statements(typed: Iterator[str | None]) -> Iterator[str]:
+    """Yield whole statements and dot-commands from lines. The last one needs no semicolon. None gives up what there
+    is of one, such as a quote that nobody closes."""
     import sqlite3
 
     text = ""
     for line in typed:
+        if line is None:
+            text = ""
+            continue
         if not text.strip() and line.lstrip().startswith("."):
             yield line.strip()
             continue

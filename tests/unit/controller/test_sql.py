@@ -12,6 +12,7 @@ import pytest
 from typer.testing import CliRunner
 
 from controller import routes
+from controller.asking import Format
 from controller.cli import app
 from controller.commands import sql
 from controller.commands.sql import Answer
@@ -23,6 +24,35 @@ def test_statements_end_at_semicolons_and_dot_commands_at_the_line():
     typed = ["SELECT 1;\n", "\n", ".tables\n", "SELECT ';'\n", "  , 2; -- done\n", "SELECT 3"]
 
     assert list(sql._statements(iter(typed))) == ["SELECT 1;", ".tables", "SELECT ';'\n  , 2; -- done", "SELECT 3"]
+
+
+def test_a_statement_that_is_given_up_half_typed_is_gone():
+    typed = ["SELECT '\n", None, "SELECT 1;\n", "SELECT", None]
+
+    assert list(sql._statements(iter(typed))) == ["SELECT 1;"]
+
+
+def test_in_the_shell_control_c_gives_up_what_was_typed_and_control_d_runs_nothing(monkeypatch):
+    typed = iter(["SELECT 'open", KeyboardInterrupt(), "SELECT 1;", ".use other", "SELECT 2", EOFError()])
+    asked: list[str] = []
+
+    def keyboard(prompt: str) -> str:
+        line = next(typed)
+        if isinstance(line, BaseException):
+            raise line
+        return line
+
+    def request(path: Path, method: str, target: str, body: bytes, timeout_seconds: float) -> tuple[int, bytes]:
+        asked.append(json.loads(body)["sql"])
+        return 200, json.dumps({"columns": ["1"], "rows": [[1]]}).encode()
+
+    monkeypatch.setattr("builtins.input", keyboard)
+    monkeypatch.setattr("dbaccessor.confsocket.request", request)
+
+    sql._interactive(sql.Shell(Path("/nowhere"), "controller", Format.TEXT, 10, 1.0, False))
+
+    assert asked == ["SELECT 1;"]
+    assert list(typed) == []
 
 
 def test_rows_stand_in_columns_and_control_characters_do_not_reach_the_terminal():
@@ -107,6 +137,11 @@ def ask(monkeypatch: pytest.MonkeyPatch) -> Callable[..., str]:
 )
 def test_as_json_every_answer_is_a_json_document(ask: Callable[..., str], statement: str, document: object):
     assert json.loads(ask(statement)) == document
+
+
+@pytest.mark.parametrize("word", [".quit", ".exit", ".quit;"])
+def test_on_stdin_the_words_that_leave_the_shell_end_it(ask: Callable[..., str], word: str):
+    assert json.loads(ask(typed=f".help\n{word}\n.no-such-word\n")) == {"help": sql._HELP}
 
 
 def test_as_json_several_statements_are_answered_with_one_line_each(ask: Callable[..., str]):
