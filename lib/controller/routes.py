@@ -180,6 +180,10 @@ def bounded(sql: str, rows: int, params: tuple[Any, ...]) -> tuple[str, tuple[An
         raise errors.Refused(f"{statement.verb} changes something: say so with --write")
     if statement.verb not in ("SELECT", "VALUES"):
         return sql, params
+    limited = statements.limited(sql, rows) if statement.verb == "SELECT" else None
+    if limited is not None:
+        return limited, params
+    # Else a SELECT around it, in which two columns of one name are `id` and `id:1`.
     # A comment behind the last semicolon may hold anything; SQL ends before it, and an open one ends at the line.
     text = re.sub(r";\s*\Z", "", sql)
     inside = f"SELECT * FROM (\n{text}\n) LIMIT ?"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import sqlite3
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast
@@ -69,17 +70,46 @@ def test_rows_stand_in_columns_and_control_characters_do_not_reach_the_terminal(
 
 
 @pytest.mark.parametrize(
-    "text", ["SELECT 1", "SELECT 1;", " select 1 ; \n", "WITH x AS (SELECT 1) SELECT * FROM x;", "VALUES (1)"]
+    "text",
+    [
+        "SELECT n FROM t",
+        " select n from t ; \n",
+        "SELECT n FROM t; -- a comment",
+        "SELECT n FROM t -- a comment",
+        "SELECT t.n, u.n, 1 AS 'n:1' FROM t, t AS u ORDER BY 1, 2 DESC",
+        "SELECT n, n FROM t LIMIT 100",
+        "SELECT n, n FROM t LIMIT 2",
+        "SELECT n, n FROM t LIMIT 100 OFFSET 1 + 1;",
+        "SELECT n, n FROM t LIMIT 1, 100",
+        "SELECT n FROM t LIMIT (SELECT 100)",
+        "SELECT n FROM t LIMIT -1",
+        "SELECT n FROM t LIMIT 5 + 5",
+        "SELECT n, n FROM (SELECT n FROM t LIMIT 9)",
+        "SELECT n, n FROM t UNION ALL SELECT n, 2 FROM t",
+        "SELECT n FROM t UNION ALL VALUES (7), (8)",
+        "WITH x AS (SELECT n, n AS m FROM t) SELECT n, m, n FROM x;",
+        "VALUES (1), (2), (3), (4), (5), (6)",
+    ],
 )
-def test_a_query_is_bounded_by_the_node(text: str):
-    bounded, params = routes.bounded(text, 11, ())
+def test_a_query_is_bounded_by_the_node_and_its_columns_keep_their_names(text: str):
+    database = sqlite3.connect(":memory:")
+    database.execute("CREATE TABLE t AS SELECT value AS n FROM json_each('[1, 2, 3, 4, 5, 6]')")
+    plain = database.execute(text)
 
-    assert bounded.endswith("LIMIT ?")
-    assert ";" not in bounded
-    assert params == (11,)
+    bounded, params = routes.bounded(text, 4, ())
+
+    found = database.execute(bounded, params)
+    assert found.description == plain.description
+    assert found.fetchall() == plain.fetchall()[:4]
 
 
-@pytest.mark.parametrize("text", ["PRAGMA table_list", "EXPLAIN SELECT 1", "SELECT 1; -- a comment"])
+def test_a_bounded_query_keeps_its_values():
+    bounded, params = routes.bounded("SELECT n FROM (SELECT 1 AS n UNION SELECT 2) WHERE n > ? LIMIT ?", 11, (0, 1))
+
+    assert sqlite3.connect(":memory:").execute(bounded, params).fetchall() == [(1,)]
+
+
+@pytest.mark.parametrize("text", ["PRAGMA table_list", "EXPLAIN SELECT 1", "VALUES (1); -- a comment"])
 def test_what_cannot_be_bounded_goes_as_it_is(text: str):
     assert routes.bounded(text, 11, ()) == (text, ())
 
