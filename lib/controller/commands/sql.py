@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import io
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -95,6 +96,7 @@ class Shell:
         typer.echo(msgspec.json.format(document, indent=0 if self.in_lines else 2).decode())
 
     def _question(self, statement: str) -> dict[str, Any]:
+        _check_text(statement)
         return {
             "sql": statement,
             "namespace": self.namespace,
@@ -150,6 +152,7 @@ def sql(
       hactl sql --format json .namespaces
       hactl sql --write "DELETE FROM controller_dropped WHERE controller_id = '4'"
     """
+    _guarded(lambda: _check_text(namespace))
     shell = Shell(context.obj, namespace, format, limit, timeout, unlisted)
     if write:
         if statement is None:
@@ -159,6 +162,8 @@ def sql(
     if statement is not None:
         _guarded(lambda: _one(shell, statement))
         return
+    if isinstance(sys.stdin, io.TextIOWrapper):
+        sys.stdin.reconfigure(errors="surrogateescape")  # As arguments are: what is no UTF-8 is told as such.
     if sys.stdin.isatty():
         _interactive(shell)
         return
@@ -180,6 +185,7 @@ def _guarded(do: Callable[[], None]) -> None:
 
 def _one(shell: Shell, text: str) -> None:
     """Carry out one statement or dot-command and print what came of it."""
+    _check_text(text)
     word, _, rest = text.strip().rstrip(";").strip().partition(" ")
     rest = rest.strip()
     match word:
@@ -285,7 +291,7 @@ def _statements(typed: Iterator[str | None]) -> Iterator[str]:
             yield line.strip()
             continue
         text += line if line.endswith("\n") else f"{line}\n"
-        if sqlite3.complete_statement(text):
+        if sqlite3.complete_statement(text.encode(errors="replace").decode()):  # That it is UTF-8, _one looks at.
             yield text.strip()
             text = ""
     if text.strip():
@@ -333,6 +339,14 @@ def _cell(value: object) -> str:
             return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in value)
         case _:
             return str(value)
+
+
+def _check_text(text: str) -> None:
+    """Raise SqlError if this was typed in bytes that are no UTF-8."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise SqlError("this is no UTF-8; bytes are written as x'00ff'", statusview.USAGE) from None
 
 
 def _literal(text: str) -> str:

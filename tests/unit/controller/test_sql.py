@@ -266,3 +266,24 @@ def test_before_a_write_hactl_says_what_it_changes(monkeypatch, outcome: dict[st
     assert (unsure.exit_code, says in unsure.stderr) == (1, True)
     assert run("--yes").stdout == done
     assert json.loads(run("--yes", "--format", "json").stdout) == outcome
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("SELECT '\udcff'",),
+        (".ddl \udcff",),
+        (".\udcff",),
+        ("--write", "--yes", "UPDATE t SET n = '\udcff'"),
+        ("--namespace", "\udcff", ".tables"),
+        ("--namespace", "\udcff"),
+        (),
+    ],
+)
+def test_what_is_no_utf8_is_refused_in_a_sentence(monkeypatch, words: tuple[str, ...]):
+    asked: list[str] = []
+    monkeypatch.setattr("dbaccessor.confsocket.request", lambda *_: asked.append("something"))
+
+    done = CliRunner().invoke(app, ["--state-dir", "/nowhere", "sql", *words], input=b"SELECT '\xff';\n")
+
+    assert (done.exit_code, "this is no UTF-8" in done.stderr, asked) == (2, True, [])
