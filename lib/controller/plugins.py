@@ -82,15 +82,17 @@ class Plugins:
             return None
         try:
             offered = plugin.make(*arguments)
-            if not isinstance(offered, Mapping) or not all(isinstance(m, Manifold) for m in offered.values()):
+            if not isinstance(offered, Mapping) or not all(
+                isinstance(name, str) and isinstance(manifold, Manifold) for name, manifold in offered.items()
+            ):
                 raise TypeError(f"it returned {type(offered).__name__}, not names with their Manifold")
             return dict(offered)
-        except Exception as error:  # noqa: BLE001 - Whatever somebody else's code raises ends only itself.
+        except (Exception, SystemExit) as error:  # noqa: BLE001 - Whatever somebody else's code raises ends only itself.
             plugin.why = _sentence(error)
             self._tell(plugin, error)
             return None
 
-    def _tell(self, plugin: _Plugin, error: Exception | None = None) -> None:
+    def _tell(self, plugin: _Plugin, error: BaseException | None = None) -> None:
         """Log why a plugin is not used: once, though it is asked for every model."""
         if plugin.why != plugin.told:
             plugin.told = plugin.why
@@ -106,6 +108,9 @@ class Plugins:
             check({**merged, **offered})
         except EngineError as error:
             plugin.why, plugin.manifolds = str(error), ()
+            return False
+        except Exception as error:  # noqa: BLE001 - A Manifold's fields may hold anything, such as None for inputs.
+            plugin.why, plugin.manifolds = _sentence(error), ()
             return False
         merged.update(offered)
         plugin.why, plugin.manifolds = "", tuple(sorted(offered))
@@ -124,4 +129,5 @@ def _load(entry_point: metadata.EntryPoint) -> _Plugin:
 
 
 def _sentence(error: BaseException) -> str:
-    return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+    sentence = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+    return sentence.encode(errors="replace").decode()  # It may name a file whose name is no UTF-8.

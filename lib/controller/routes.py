@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import AsyncIterator, Coroutine, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import msgspec
@@ -17,7 +18,6 @@ from controller import answering
 from dbaccessor import confsocket, errors, retry, statements
 from dbaccessor.confsocket import Response
 from dbaccessor.database import Transaction
-from dbaccessor.dqlite.results import Result
 from dbaccessor.worker import Worker
 
 _LONGEST_SECONDS = 3600.0
@@ -52,6 +52,14 @@ class Wanted(msgspec.Struct, frozen=True, rename="kebab", kw_only=True):
 
     databases: tuple[str, ...] | None = None
     unlisted: bool = False
+
+
+@dataclass(frozen=True)
+class Effect:
+    """What a write did, or would do. `rows` are those that it changed, wrote, or took away."""
+
+    rows: int
+    schema: bool
 
 
 class DatabaseRoutes:
@@ -102,24 +110,26 @@ class DatabaseRoutes:
         deadline = asyncio.get_running_loop().time() + seconds
         await self._require(question, seconds)
         database = self._worker.database(question.namespace)
-        outcome: Result | None = None
+        effect: Effect | None = None
         try:
             async with database.transaction(deadline_seconds=retry.left(deadline)) as transaction:
-                outcome = await self._execute(transaction, question)
+                effect = await self._execute(transaction, question)
                 if not question.apply:
                     raise _OnlyTried
         except _OnlyTried:
             pass
-        assert outcome is not None
-        return {"rows-affected": outcome.rows_affected, "applied": question.apply}
+        assert effect is not None
+        schema = {"schema": True} if effect.schema else {}
+        return {"rows-affected": effect.rows, "applied": question.apply, **schema}
 
-    async def _execute(self, transaction: Transaction, question: Question) -> Result:
-        before = await transaction.query("SELECT total_changes()")
-        result = await transaction.execute(question.sql, question.params)
-        after = await transaction.query("SELECT total_changes()")
+    async def _execute(self, transaction: Transaction, question: Question) -> Effect:
+        gone = await _rows_dropped(transaction, question.sql)
+        before = await _counters(transaction)
+        await transaction.execute(question.sql, question.params)
         # The reply to a statement that changes no rows repeats the count of the one before it.
-        changed = int(str(after.rows[0][0])) - int(str(before.rows[0][0]))
-        return Result(result.last_insert_id, changed)
+        changed, version = (x - y for x, y in zip(await _counters(transaction), before, strict=True))
+        # The rows of a dropped table are counted only where rows of other tables refer to them.
+        return Effect(max(changed, gone), schema=version != 0)
 
     async def _require(self, question: Question, seconds: float) -> None:
         """Opening a database makes it: a slip of the pen must not leave an empty one behind."""
@@ -165,6 +175,25 @@ def _seconds(wanted: float) -> float:
     return min(max(wanted, 0.1), _LONGEST_SECONDS)
 
 
+async def _counters(transaction: Transaction) -> tuple[int, int]:
+    """Return what SQLite counts: the rows that this connection changed, and the database's changes of the schema."""
+    found = await transaction.query("SELECT total_changes(), (SELECT schema_version FROM pragma_schema_version)")
+    changes, version = (int(str(value)) for value in found.rows[0])
+    return changes, version
+
+
+async def _rows_dropped(transaction: Transaction, sql: str) -> int:
+    """Return how many rows the table has that this statement drops; 0 if it drops none, or one that is not there."""
+    name = statements.dropped_table(sql)
+    if name is None:
+        return 0
+    there = "SELECT name FROM sqlite_schema WHERE type = 'table' AND name = ? COLLATE NOCASE"
+    if not (await transaction.query(there, (name,))).rows:
+        return 0
+    quoted = name.replace('"', '""')
+    return int(str((await transaction.query(f'SELECT count(*) FROM "{quoted}"')).rows[0][0]))
+
+
 class _OnlyTried(Exception):
     """Ends a transaction whose effect was only to be seen."""
 
@@ -176,6 +205,10 @@ def bounded(sql: str, rows: int, params: tuple[Any, ...]) -> tuple[str, tuple[An
         raise errors.Refused(f"{statement.verb} changes something: say so with --write")
     if statement.verb not in ("SELECT", "VALUES"):
         return sql, params
+    limited = statements.limited(sql, rows) if statement.verb == "SELECT" else None
+    if limited is not None:
+        return limited, params
+    # Else a SELECT around it, in which two columns of one name are `id` and `id:1`.
     # A comment behind the last semicolon may hold anything; SQL ends before it, and an open one ends at the line.
     text = re.sub(r";\s*\Z", "", sql)
     inside = f"SELECT * FROM (\n{text}\n) LIMIT ?"

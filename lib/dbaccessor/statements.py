@@ -134,6 +134,42 @@ def fails_in_part(sql: str) -> bool:
     return ("OR", "FAIL") in itertools.pairwise(words)
 
 
+def limited(sql: str, rows: int) -> str | None:
+    """Return this (checked) SELECT so that it yields at most so many rows, and the names of its columns are the same.
+
+    None where a LIMIT cannot be put at its end: it has one that is no plain number, or ends with VALUES.
+    """
+    tokens = _split(sql)
+    words = {token.text: i for i, token in enumerate(tokens) if token.kind == "word" and token.depth == 0}
+    if "VALUES" in words:
+        return None
+    end = tokens[-1].end
+    if "LIMIT" not in words:
+        return f"{sql[:end]}\nLIMIT {rows}"
+    match tokens[words["LIMIT"] + 1 :]:
+        case [_Token("number") as most] | [_Token("number") as most, _Token("word", "OFFSET"), *_]:
+            pass
+        case [_, _Token("other", ","), _Token("number") as most]:
+            pass
+        case _:
+            return None
+    if not most.text.isdecimal():
+        return None
+    return f"{sql[: most.start]}{min(int(most.text), rows)}{sql[most.end : end]}"
+
+
+def dropped_table(sql: str) -> str | None:
+    """Return the name of the table that this (checked) statement drops; None for any other statement."""
+    tokens = _split(sql)
+    if len(tokens) < 3 or [token.text for token in tokens[:2]] != ["DROP", "TABLE"]:
+        return None
+    last = tokens[-1]
+    if last.kind == "word":
+        return sql[last.start : last.end]
+    quote = sql[last.start]  # Doubled inside, but for a bracket, which has no way to be.
+    return last.text if quote == "[" else last.text.replace(quote * 2, quote)
+
+
 @functools.lru_cache(maxsize=256)
 def _read_known(sql: str) -> Statement:
     return _read(sql)

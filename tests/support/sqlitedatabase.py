@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import sqlite3
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import TypeVar
 
@@ -31,17 +32,23 @@ class SqliteDatabase:
         if self.trouble is not None:
             trouble, self.trouble = self.trouble, None
             raise trouble
+        async with self.transaction(read_only=read_only):
+            return await fn(self)
+
+    @contextlib.asynccontextmanager
+    async def transaction(
+        self, *, read_only: bool = False, deadline_seconds: float = 10
+    ) -> AsyncIterator[SqliteDatabase]:
         before = self.sqlite.total_changes
         self._read_only = read_only
         self.sqlite.execute("BEGIN")
         try:
-            result = await fn(self)
+            yield self
         except BaseException:
             self.sqlite.execute("ROLLBACK")
             raise
         self.sqlite.execute("COMMIT")
         self.writes += self.sqlite.total_changes > before
-        return result
 
     async def read(
         self, sql: str, params: tuple = (), *, consistency: str = "linearizable", deadline_seconds: float = 10

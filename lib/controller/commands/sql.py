@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import io
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -50,6 +51,7 @@ class Outcome(msgspec.Struct, frozen=True, rename="kebab"):
 
     rows_affected: int
     applied: bool
+    schema: bool = False
 
 
 _T = TypeVar("_T", Answer, Outcome)
@@ -94,6 +96,7 @@ class Shell:
         typer.echo(msgspec.json.format(document, indent=0 if self.in_lines else 2).decode())
 
     def _question(self, statement: str) -> dict[str, Any]:
+        _check_text(statement)
         return {
             "sql": statement,
             "namespace": self.namespace,
@@ -157,6 +160,7 @@ def sql(
       hactl sql --format json .namespaces
       hactl sql --write "DELETE FROM controller_dropped WHERE controller_id = '4'"
     """
+    _guarded(lambda: _check_text(namespace))
     shell = Shell(context.obj, namespace, format, limit, timeout, unlisted)
     if write:
         if statement is None:
@@ -166,6 +170,8 @@ def sql(
     if statement is not None:
         _guarded(lambda: _one(shell, statement))
         return
+    if isinstance(sys.stdin, io.TextIOWrapper):
+        sys.stdin.reconfigure(errors="surrogateescape")  # As arguments are: what is no UTF-8 is told as such.
     if sys.stdin.isatty():
         _interactive(shell)
         return
@@ -187,6 +193,7 @@ def _guarded(do: Callable[[], None]) -> None:
 
 def _one(shell: Shell, text: str) -> None:
     """Carry out one statement or dot-command and print what came of it."""
+    _check_text(text)
     word, _, rest = text.strip().rstrip(";").strip().partition(" ")
     rest = rest.strip()
     match word:
@@ -203,6 +210,8 @@ def _one(shell: Shell, text: str) -> None:
             shell.namespace = rest or shell.namespace
         case ".cluster":
             _show_cluster(shell, shell.cluster())
+        case ".quit" | ".exit":
+            raise typer.Exit
         case ".tables":
             _show(
                 shell,
@@ -226,15 +235,26 @@ def _one(shell: Shell, text: str) -> None:
 
 def _write(shell: Shell, statement: str, yes: bool) -> None:
     tried = shell.write(statement, apply=False)
-    rows = "1 row" if tried.rows_affected == 1 else f"{tried.rows_affected} rows"
-    asking.warn(f"in {shell.namespace}, as one transaction on the leader, this changes {rows}: {statement.strip()}")
+    what = _effect(tried)
+    asking.warn(f"in {shell.namespace}, as one transaction on the leader, this changes {what}: {statement.strip()}")
     if not yes and not (sys.stdin.isatty() and typer.confirm("do it?", err=True)):
         raise SqlError("nothing was changed: say --yes to do it")
     done = shell.write(statement, apply=True)
     if shell.format is Format.JSON:
-        asking.print_json({"rows-affected": done.rows_affected})
+        asking.print_json({"rows-affected": done.rows_affected, **({"schema": True} if done.schema else {})})
+    elif done.schema:
+        typer.echo("done: the schema is changed")
     else:
         typer.echo(f"done: {done.rows_affected} rows changed")
+
+
+def _effect(tried: Outcome) -> str:
+    """Return in words what a write changes."""
+    rows = "1 row" if tried.rows_affected == 1 else f"{tried.rows_affected} rows"
+    if not tried.schema:
+        return rows
+    # A change of the schema counts no rows, but for those that go with a table.
+    return f"the schema and takes {rows} away" if tried.rows_affected else "the schema"
 
 
 def _interactive(shell: Shell) -> None:
@@ -244,19 +264,19 @@ def _interactive(shell: Shell) -> None:
         pass
     typer.echo("reads only; .help tells more")
 
-    def typed() -> Iterator[str]:
+    def typed() -> Iterator[str | None]:
         while True:
             try:
                 yield input(f"{shell.namespace}> ")
             except EOFError:
                 typer.echo()
+                yield None
                 return
             except KeyboardInterrupt:
                 typer.echo()
+                yield None
 
     for text in _statements(typed()):
-        if text.strip().rstrip(";") in (".quit", ".exit"):
-            return
         try:
             _one(shell, text)
         except (SqlError, statusview.BadStatus) as error:
@@ -265,17 +285,21 @@ def _interactive(shell: Shell) -> None:
             asking.warn("given up; the node goes on")
 
 
-def _statements(typed: Iterator[str]) -> Iterator[str]:
-    """Yield whole statements and dot-commands from lines. The last one needs no semicolon."""
+def _statements(typed: Iterator[str | None]) -> Iterator[str]:
+    """Yield whole statements and dot-commands from lines. The last one needs no semicolon. None gives up what there
+    is of one, such as a quote that nobody closes."""
     import sqlite3
 
     text = ""
     for line in typed:
+        if line is None:
+            text = ""
+            continue
         if not text.strip() and line.lstrip().startswith("."):
             yield line.strip()
             continue
         text += line if line.endswith("\n") else f"{line}\n"
-        if sqlite3.complete_statement(text):
+        if sqlite3.complete_statement(text.encode(errors="replace").decode()):  # That it is UTF-8, _one looks at.
             yield text.strip()
             text = ""
     if text.strip():
@@ -323,6 +347,14 @@ def _cell(value: object) -> str:
             return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in value)
         case _:
             return str(value)
+
+
+def _check_text(text: str) -> None:
+    """Raise SqlError if this was typed in bytes that are no UTF-8."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise SqlError("this is no UTF-8; bytes are written as x'00ff'", statusview.USAGE) from None
 
 
 def _literal(text: str) -> str:

@@ -28,6 +28,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
+import msgspec
+
 from controller.engine.manifold import Bounce, EngineError, Manifold, Manifolds, Missing, Uninstall, Worker, check
 
 log = logging.getLogger(__name__)
@@ -298,6 +300,7 @@ class Engine:
 
     @staticmethod
     def _say(node: _Node, state: str, why: str) -> None:
+        why = why.encode(errors="replace").decode()  # An error may name a file whose name is no UTF-8.
         if (node.state, node.why) != (state, why):
             node.state, node.why, node.since = state, why, time.time()
 
@@ -314,7 +317,8 @@ class Engine:
         report = getattr(node.worker, "report", None)
         if callable(report):
             with contextlib.suppress(Exception):  # A report must not be what ends a worker.
-                told["report"] = report()
+                # As JSON will have it, now: what cannot be encoded must not cost the reports of all the others.
+                told["report"] = msgspec.json.decode(msgspec.json.encode(report(), enc_hook=repr))
         return told
 
 

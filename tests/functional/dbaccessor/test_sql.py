@@ -95,6 +95,10 @@ def test_the_shell_reads_writes_only_when_told_and_says_what_it_does(cluster):
     assert (unsure.returncode, "this changes 2 rows" in unsure.stderr, rows(cluster, [0])) == (1, True, [0, 1, 2, 3, 4])
     assert ask(*here, "--write", "--yes", "DELETE FROM t WHERE n < 2").stdout == "done: 2 rows changed\n"
     assert rows(cluster, [0]) == [2, 3, 4]
+    drop = ask(*here, "--write", "DROP TABLE t")
+    assert (drop.returncode, "this changes the schema and takes 3 rows away" in drop.stderr) == (1, True)
+    assert rows(cluster, [0]) == [2, 3, 4]
+    assert ask(*here, "--write", "--yes", "CREATE TABLE u (n INTEGER)").stdout == "done: the schema is changed\n"
     wrong = ask("SELECT nonsense FROM controller_node")
     assert (wrong.returncode, "no such column" in wrong.stderr) == (1, True)
 

@@ -40,6 +40,22 @@ def a_list() -> list[str]:
     return ["one"]
 
 
+def no_inputs_at_all() -> dict[str, Manifold]:
+    return {"six": Manifold(lambda _: None, None), "seven": offer(lambda _: 7)}  # type: ignore[arg-type,return-value]
+
+
+def a_number_for_a_name() -> dict[object, Manifold]:
+    return {8: offer(lambda _: 8)}
+
+
+def ends_the_program() -> dict[str, Manifold]:
+    raise SystemExit(2)
+
+
+def reads_a_file() -> dict[str, Manifold]:
+    raise ValueError("/etc/b\udce9")
+
+
 def for_a_model(model: str) -> dict[str, Manifold]:
     return {f"of-{model}": offer(lambda _: model)}
 
@@ -68,6 +84,10 @@ def test_manifolds_of_plugins_join_the_table_in_whatever_order_they_need_each_ot
         ("circle", "these need one another in a circle: a -> b -> a"),
         ("raises", "ZeroDivisionError: on purpose"),
         ("a_list", "TypeError: it returned list, not names with their Manifold"),
+        ("no_inputs_at_all", "TypeError: 'NoneType' object is not iterable"),
+        ("a_number_for_a_name", "TypeError: it returned dict, not names with their Manifold"),
+        ("ends_the_program", "SystemExit: 2"),
+        ("reads_a_file", "ValueError: /etc/b?"),
         ("TABLE", "TypeError: TABLE is no function"),
         ("no_such_thing", "KeyError: 'no_such_thing'"),
     ],

@@ -192,9 +192,11 @@ _COLUMN_PIECES += ["(1)", ",", " ", "/**/", "TEXT", "NOT NULL", "DEFAULT", "1", 
 )
 @example("CREATE TABLE u(", ["a", "BOOLEAN"])
 @example("ALTER TABLE t ADD ", ["COLUMN", "a", "'date'"])
+@example("CREATE TABLE u(", ["a", "[a]", "नाम"])  # SQLite cuts this type in the middle of a letter.
 def test_no_table_that_sqlite_accepts_gets_a_column_of_a_deadly_type(beginning: str, pieces: list[str]):
     sql = beginning + " ".join(pieces) + (")" if "(" in beginning else "")
     database = sqlite3.connect(":memory:")
+    database.text_factory = lambda raw: raw.decode(errors="replace")
     database.execute("CREATE TABLE t(x)")
     try:
         database.execute(sql)
@@ -285,3 +287,21 @@ def test_names_of_columns_that_a_node_would_send_for_ever_are_refused(sql: str):
 )
 def test_long_statements_with_short_names_pass(sql: str):
     statements.check(sql)
+
+
+@pytest.mark.parametrize(
+    ("sql", "name"),
+    [
+        ("DROP TABLE t", "t"),
+        ("drop/**/table If Exists main . größe; -- x", "größe"),
+        ('DROP TABLE "a ""b"" c"', 'a "b" c'),
+        ("DROP TABLE 'it''s'", "it's"),
+        ("DROP TABLE [a[[b]", "a[[b"),
+        ("DROP INDEX t", None),
+        ("DELETE FROM t", None),
+        ("VACUUM", None),
+        ("CREATE TABLE t (n)", None),
+    ],
+)
+def test_a_statement_tells_which_table_it_drops(sql: str, name: str | None):
+    assert statements.dropped_table(sql) == name

@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
+import json
 import logging
 import random
 from collections.abc import AsyncIterator, Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -561,3 +563,33 @@ def test_whatever_ends_whenever_no_worker_ever_runs_with_an_input_that_is_gone(d
         jumpingloop.run(play())
     finally:
         logging.disable(logging.NOTSET)
+
+
+def test_what_a_worker_reports_is_json_whatever_it_holds():
+    async def play() -> None:
+        stage = Stage()
+
+        class Talker(Idle):
+            def report(self) -> dict[str, object]:
+                return {"path": Path("/"), "error": ValueError("no"), "seen": {3}, "of": {("a", 1): None}}
+
+        class Circle(Idle):
+            def report(self) -> dict[str, object]:
+                told: dict[str, object] = {}
+                told["self"] = told
+                return told
+
+        def talking(kind: type[Idle]) -> Manifold:
+            return Manifold(lambda _: kind("talker", stage.diary))
+
+        async with running({"a": talking(Talker), "b": talking(Circle), "c": stage.manifold("c")}) as engine:
+            told = json.loads(json.dumps(engine.report()))["manifolds"]
+            assert told["a"]["report"]["path"] == "PosixPath('/')"
+            assert told["a"]["report"]["seen"] == [3]
+            assert "report" not in told["b"]
+            assert told["c"]["report"] == {"name": "c"}
+            stage.end("c", Uninstall("no \udcff"))
+            await asyncio.sleep(0.5)
+            assert engine.report()["manifolds"]["c"]["why"] == "no ?"
+
+    jumpingloop.run(play())
