@@ -178,6 +178,24 @@ def test_what_is_restored_is_what_was_backed_up_and_it_grows(cluster, tmp_path: 
     assert rows(cluster, [0, 1, 2]) == [7]
 
 
+def test_a_database_whose_only_counting_table_was_dropped_is_restored(cluster, tmp_path: Path):
+    cluster.form(1)
+    run_sql(
+        cluster,
+        [0],
+        "CREATE TABLE counted (id INTEGER PRIMARY KEY AUTOINCREMENT)",
+        "INSERT INTO counted VALUES (NULL)",
+        "CREATE TABLE other (x)",
+        "DROP TABLE counted",
+    )
+    file = back_up(cluster, 0, tmp_path / "b.tar")
+    cluster.kill(0)
+
+    ran = hactl("restore", file, "--into", cluster.state_dir(0), "--put-aside")
+
+    assert ran.returncode == 0, ran.stderr
+
+
 def test_another_cluster_is_founded_with_the_content_only_when_asked(cluster, tmp_path: Path):
     cluster.form(1)
     insert(cluster, [0], range(4))
