@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+import http.client
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
@@ -90,7 +91,7 @@ def unreachable(path: Path, error: confsocket.NoSocket | confsocket.SocketTimeou
     """End the program because nobody answers on this socket."""
     if isinstance(error.__cause__, PermissionError):
         fail(statusview.REFUSED, f"only root may ask controllerd ({path})")
-    if isinstance(error, confsocket.SocketTimeout):
+    if isinstance(error, confsocket.SocketTimeout) or isinstance(error.__cause__, http.client.IncompleteRead):
         fail(statusview.UNREACHABLE, f"{error}; journalctl -u {SERVICE} may say why")
     fail(statusview.UNREACHABLE, f"{error}; is the service running? systemctl status {SERVICE}")
 

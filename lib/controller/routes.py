@@ -117,9 +117,8 @@ class DatabaseRoutes:
 
     def _backup(self, body: bytes) -> Response:
         wanted = msgspec.json.decode(body or b"{}", type=Wanted).databases
-        if wanted is None:
-            wanted = self._wait(self._worker.databases(), _DATABASES_SECONDS)
-        parts = self._parts(self._worker.backup(wanted, *self._versions))
+        listed = self._wait(self._worker.databases(), _DATABASES_SECONDS)
+        parts = self._parts(self._worker.backup(listed if wanted is None else wanted, listed, *self._versions))
         first = next(parts)  # What goes wrong before anything was sent is an answer of its own.
         return 200, "application/x-tar", _chained(first, parts)
 

@@ -17,6 +17,8 @@ from typing import Any
 
 import pytest
 
+from dbaccessor import confsocket
+
 STATUS: dict[str, Any] = {
     "schema": 1,
     "controller-id": "0",
@@ -123,6 +125,20 @@ def test_no_daemon_is_exit_5_and_names_the_socket(state_dir: Path):
     assert done.returncode == 5
     assert str(state_dir / "control.socket") in done.stderr
     assert done.stdout == ""
+
+
+def test_a_backup_that_breaks_off_names_the_log_that_says_why(state_dir: Path):
+    def parts() -> Iterator[bytes]:
+        yield b"half"
+        raise ValueError("as told")
+
+    routes = {("POST", "/backup"): lambda _: (200, "application/x-tar", parts())}
+    with confsocket.Server(state_dir / "control.socket", routes):
+        done = hactl("--state-dir", state_dir, "backup", state_dir / "b.tar")
+
+    assert done.returncode == 5
+    assert "journalctl -u ha-controller may say why" in done.stderr
+    assert "is the service running" not in done.stderr
 
 
 @pytest.mark.parametrize(("body", "code"), [(b"not json", 200), (b"no such request", 404)])
