@@ -134,23 +134,16 @@ class DatabaseRoutes:
     async def _require(self, question: Question, seconds: float) -> None:
         """Opening a database makes it: a slip of the pen must not leave an empty one behind."""
         if not question.unlisted:
-            await self._require_listed((question.namespace,), seconds)
-
-    async def _require_listed(self, names: Sequence[str], seconds: float) -> None:
-        known = await self._worker.databases(deadline_seconds=seconds)
-        for name in names:
-            if name not in known:
-                raise errors.Refused(f"there is no database {name}; there are {', '.join(known)}")
+            _refuse_unlisted((question.namespace,), await self._worker.databases(deadline_seconds=seconds))
 
     def _backup(self, body: bytes) -> Response:
         asked = msgspec.json.decode(body or b"{}", type=Wanted)
-        wanted = asked.databases
-        if wanted is None:
-            wanted = self._wait(self._worker.databases(), _DATABASES_SECONDS)
-        elif not asked.unlisted:
+        listed = self._wait(self._worker.databases(), _DATABASES_SECONDS)
+        wanted = listed if asked.databases is None else asked.databases
+        if not asked.unlisted:
             # A name that is none would be found out behind the databases before it, when only the log can say so.
-            self._wait(self._require_listed(wanted, _DATABASES_SECONDS), _DATABASES_SECONDS)
-        parts = self._parts(self._worker.backup(wanted, *self._versions))
+            _refuse_unlisted(wanted, listed)
+        parts = self._parts(self._worker.backup(wanted, listed, *self._versions))
         first = next(parts)  # What goes wrong before anything was sent is an answer of its own.
         return 200, "application/x-tar", _chained(first, parts)
 
@@ -169,6 +162,12 @@ class DatabaseRoutes:
 
     def _wait(self, work: Coroutine[Any, Any, Any], limit_seconds: float, *, watch: bool = True) -> Any:
         return answering.wait(work, self._loop, limit_seconds, watch=watch)
+
+
+def _refuse_unlisted(names: Sequence[str], known: Sequence[str]) -> None:
+    for name in names:
+        if name not in known:
+            raise errors.Refused(f"there is no database {name}; there are {', '.join(known)}")
 
 
 def _seconds(wanted: float) -> float:

@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import datetime
 import hashlib
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequence
 from dataclasses import dataclass
 
 from dbaccessor import archive, errors, retry
@@ -53,17 +53,19 @@ async def stream(
     connector: Connector,
     confirm: Callable[[Connection, float], Awaitable[None]],
     wanted: Sequence[str],
+    listed: Collection[str],
     facts: Facts,
 ) -> AsyncIterator[bytes]:
     """Yield the archive part by part. Raises DbAccessorError in the middle when a database cannot be read to its end.
 
+    A database that is `listed` is there, as an empty one where nothing has made it yet; any other has to be.
     `confirm` makes sure, after a database was read, that its node was still the leader. Close the iterator in any case.
     """
     parts: asyncio.Queue[bytes | None] = asyncio.Queue(_PARTS_AHEAD)
 
     async def produce() -> None:
         try:
-            entries = [await _dump(connector, confirm, name, parts.put) for name in wanted]
+            entries = [await _dump(connector, confirm, name, name in listed, parts.put) for name in wanted]
             await parts.put(archive.ending(_manifest(facts, entries)))
         except Exception:
             # Whatever it is, whoever reads waits for the end, and then hears of it.
@@ -85,6 +87,7 @@ async def _dump(
     connector: Connector,
     confirm: Callable[[Connection, float], Awaitable[None]],
     name: str,
+    listed: bool,
     put: Callable[[bytes], Awaitable[None]],
 ) -> Entry:
     loop = asyncio.get_running_loop()
@@ -100,6 +103,8 @@ async def _dump(
         await put(part)
 
     async with connection:
+        if listed:
+            await _open(connection, name)
         with contextlib.ExitStack() as held:
             folding: Folding | None = None
 
@@ -121,29 +126,40 @@ async def _dump(
         (size,) = sizes
         await put(archive.padding(size))
         await confirm(connection, loop.time() + _CONNECT_SECONDS)
-        return Entry(name=name, size=size, sha256=digest.hexdigest(), patches=await _patches(connection, name))
+        if not listed:
+            await _open(connection, name)
+        return Entry(name=name, size=size, sha256=digest.hexdigest(), patches=await _patches(connection))
 
 
-async def _patches(connection: Connection, name: str) -> int | None:
-    """Return the number of the last schema patch. Only a leader answers: a deposed one is found out here at last."""
+async def _open(connection: Connection, name: str) -> None:
+    """Open the database, and make the node have it with all that was committed. Only a leader does.
+
+    A dump of one that no transaction has made is refused, and the list may name such a one (`namespaces` makes the row
+    first). A name that is not in it may be a slip of the pen, which must not make a database: that is dumped before.
+    """
     await connection.open_database(name, deadline_seconds=_CONNECT_SECONDS)
-    deadline = asyncio.get_running_loop().time() + _CONNECT_SECONDS
+    await _ask(connection, "SELECT 1")
 
-    async def ask(question: str) -> Rows:
-        # Busy with a checkpoint is no reason to throw away all that was read; a connection that has ended is.
-        return await retry.until_done(
-            lambda: connection.query(question, deadline_seconds=retry.left(deadline)),
-            deadline,
-            lambda: not connection.usable,
-        )
 
+async def _patches(connection: Connection) -> int | None:
+    """Return the number of the last schema patch. Only a leader answers: a deposed one is found out here at last."""
     try:
-        found = await ask("SELECT max(number) FROM schema_patch")
+        found = await _ask(connection, "SELECT max(number) FROM schema_patch")
     except errors.Refused:
-        await ask("SELECT 1")
+        await _ask(connection, "SELECT 1")
         return None
     value = found.rows[0][0]
     return value if isinstance(value, int) else None
+
+
+async def _ask(connection: Connection, question: str) -> Rows:
+    # Busy with a checkpoint is no reason to throw away all that was read; a connection that has ended is.
+    deadline = asyncio.get_running_loop().time() + _CONNECT_SECONDS
+    return await retry.until_done(
+        lambda: connection.query(question, deadline_seconds=retry.left(deadline)),
+        deadline,
+        lambda: not connection.usable,
+    )
 
 
 def _manifest(facts: Facts, entries: Sequence[Entry]) -> Manifest:

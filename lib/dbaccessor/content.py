@@ -35,6 +35,13 @@ class Statement:
     bytes: int = 0
 
 
+# Nothing else can make the table of counters, and SQLite never drops it: it outlives the last table that counts.
+_MAKING_COUNTERS = (
+    Statement("CREATE TABLE counting (id INTEGER PRIMARY KEY AUTOINCREMENT)"),
+    Statement("DROP TABLE counting"),
+)
+
+
 @dataclass(frozen=True)
 class Table:
     """One table: how its rows are read and written."""
@@ -65,6 +72,8 @@ def statements(database: sqlite3.Connection) -> Iterator[Statement]:
     virtual = {name for kind, name, _ in _table_list(database) if kind == "virtual"}
     tables = _tables(database)
     shadows = {t.name for t in tables if t.shadow}
+    if _has_sequence(database):
+        yield from _MAKING_COUNTERS  # First of all, while every name is free.
     for kind, name, sql in objects:
         # Creating a virtual table makes its shadows.
         if kind == "table" and name not in shadows:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -157,14 +157,16 @@ class Worker:
         """Return the names of the cluster's databases, the controller's own first. Raises DbAccessorError."""
         return await backup.names(self.database(registry.DATABASE), deadline_seconds=deadline_seconds)
 
-    def backup(self, wanted: Sequence[str], version: str, dqlite_version: str) -> AsyncIterator[bytes]:
-        """Return an archive of these databases, part by part. Raises NotReady."""
+    def backup(
+        self, wanted: Sequence[str], listed: Collection[str], version: str, dqlite_version: str
+    ) -> AsyncIterator[bytes]:
+        """Return an archive of these databases, part by part; `listed` are those of `databases`. Raises NotReady."""
         identity = self.identity
         if identity is None:
             raise errors.NotReady("this controller is in no cluster")
         index = nodedir.last_index_on_disk(self._store.data_dir)
         facts = backup.Facts(identity, index, version, dqlite_version)
-        return backup.stream(self._connector, self._confirm, wanted, facts)
+        return backup.stream(self._connector, self._confirm, wanted, listed, facts)
 
     async def _confirm(self, connection: Connection, deadline: float) -> None:
         """Raises NotReady unless the node at the end of this connection leads, by the word of a majority."""

@@ -22,7 +22,7 @@ import struct
 import sys
 import time
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -31,7 +31,7 @@ from dbaccessor.dqlite import raftformat
 
 _METADATA = frozenset({"metadata1", "metadata2"})
 
-_COPY_BYTES = 1 << 20
+_PART_BYTES = 1 << 20
 
 _WORD32, _WORD64 = 2**32 - 1, 2**64 - 1
 
@@ -182,7 +182,7 @@ def copy_data(source: Path, target: Path) -> None:
             continue
         read = hashlib.sha256()
         with (source / name).open("rb") as old, (target / name).open("xb") as new:
-            while chunk := old.read(_COPY_BYTES):
+            while chunk := old.read(_PART_BYTES):
                 read.update(chunk)
                 new.write(chunk)
             new.flush()
@@ -311,34 +311,36 @@ def _entries_of(path: Path) -> tuple[int, int]:
     """
     with path.open("rb", buffering=0) as file:
         fd = file.fileno()
-        if _read_word(fd, 0) != raftformat.FORMAT:
+        if read_word(fd, 0) != raftformat.FORMAT:
             return 0, 0
         before = total = (0, 0)
-        last: _Batch | None = None
-        batch = _read_batch(fd, raftformat.WORD.size)
+        last: Batch | None = None
+        batch = read_batch(fd, raftformat.WORD.size)
         while batch is not None:
-            before, total, last = total, (total[0] + batch.entries, batch.term), batch
-            batch = _read_batch(fd, batch.end)
-        if last is None:
-            return 0, 0
-        data = os.pread(fd, last.end - last.data, last.data)
-        return total if len(data) == last.end - last.data and checksum(data) == last.data_sum else before
+            before, total, last = total, (total[0] + len(batch.terms), batch.terms[-1]), batch
+            batch = read_batch(fd, batch.end)
+        return total if last is None or last.is_whole(fd) else before
 
 
 @dataclass(frozen=True)
-class _Batch:
-    entries: int
-    term: int
+class Batch:
+    """A batch whose head is good: the terms of its entries, and where in the segment their data stands."""
+
+    terms: tuple[int, ...]
     data: int
     end: int
     data_sum: int
 
+    def is_whole(self, fd: int) -> bool:
+        """Whether the data is what was written. It is read in parts: an entry may have any size."""
+        return _checksum(read_parts(fd, self.data, self.end)) == self.data_sum
 
-def _read_batch(fd: int, offset: int) -> _Batch | None:
-    """Read the head of the batch at `offset`; None if there is no whole one."""
+
+def read_batch(fd: int, offset: int) -> Batch | None:
+    """Read the head of the batch at `offset`; None if it is not good, or if the file ends before the batch does."""
     checksums = os.pread(fd, raftformat.CHECKSUMS.size, offset)
     offset += raftformat.CHECKSUMS.size
-    count = _read_word(fd, offset)
+    count = read_word(fd, offset)
     if len(checksums) < raftformat.CHECKSUMS.size or not 0 < count <= raftformat.MAX_ENTRIES:
         return None
     header_sum, data_sum = raftformat.CHECKSUMS.unpack(checksums)
@@ -347,22 +349,36 @@ def _read_batch(fd: int, offset: int) -> _Batch | None:
         return None
     data = offset + len(head)
     entries = list(raftformat.ENTRY.iter_unpack(head[raftformat.WORD.size :]))
-    size = sum((size + 7) // 8 * 8 for _term, _kind, size in entries)
-    return _Batch(count, entries[-1][0], data, data + size, data_sum) if size <= raftformat.MAX_SEGMENT_BYTES else None
+    end = data + sum((size + 7) // 8 * 8 for _term, _kind, size in entries)
+    if end > os.fstat(fd).st_size:
+        return None
+    return Batch(tuple(term for term, _kind, _size in entries), data, end, data_sum)
 
 
-def _read_word(fd: int, offset: int) -> int:
+def read_word(fd: int, offset: int) -> int:
+    """Return the word at `offset`, 0 where the file ends before it."""
     data = os.pread(fd, raftformat.WORD.size, offset)
     return int(raftformat.WORD.unpack(data)[0]) if len(data) == raftformat.WORD.size else 0
+
+
+def read_parts(fd: int, offset: int, end: int) -> Iterator[bytes]:
+    """Yield what stands from `offset` to `end`, or to the end of the file, in parts of bounded size."""
+    while offset < end and (part := os.pread(fd, min(_PART_BYTES, end - offset), offset)):
+        yield part
+        offset += len(part)
 
 
 _REVERSED = bytes(int(f"{byte:08b}"[::-1], 2) for byte in range(256))
 
 
 def checksum(data: bytes) -> int:
-    """Return raft's checksum: CRC-32 with the usual polynomial, highest bit first, from 0 and not inverted.
+    """Return raft's checksum: CRC-32 with the usual polynomial, highest bit first, from 0 and not inverted."""
+    return _checksum((data,))
 
-    zlib computes it lowest bit first; reversing the bits of every byte and of the result makes them the same.
-    """
-    mirrored = zlib.crc32(data.translate(_REVERSED), 0xFFFFFFFF) ^ 0xFFFFFFFF
-    return int.from_bytes(mirrored.to_bytes(4, "little").translate(_REVERSED), "big")
+
+def _checksum(parts: Iterable[bytes]) -> int:
+    # zlib computes it lowest bit first; reversing the bits of every byte and of the result makes them the same.
+    register = 0xFFFFFFFF
+    for part in parts:
+        register = zlib.crc32(part.translate(_REVERSED), register)
+    return int.from_bytes((register ^ 0xFFFFFFFF).to_bytes(4, "little").translate(_REVERSED), "big")

@@ -17,6 +17,6 @@ CHECKSUMS: Final = struct.Struct("<II")
 ENTRY: Final = struct.Struct("<QB3xI")
 # Format, version, term, vote.
 METADATA: Final = struct.Struct("<4Q")
-# The library makes segments of 8 MiB, and an entry takes at least four words.
-MAX_SEGMENT_BYTES = 64 << 20
-MAX_ENTRIES = MAX_SEGMENT_BYTES // 32
+# Of one batch, far more than the library ever writes at once: more is damage. An entry may have any size, and a segment
+# is as long as its entries need; 8 MiB is only how long the library makes it beforehand.
+MAX_ENTRIES = 1 << 21

@@ -105,24 +105,35 @@ class _Listing:
 
 def read_segment(path: Path) -> Segment:
     """Read one segment, open or closed, up to its end or its first bad batch."""
-    if path.stat().st_size > raftformat.MAX_SEGMENT_BYTES:
-        return Segment((), 0, f"{path.name} is larger than any segment")
-    data = path.read_bytes()
-    if not data.strip(b"\0"):
-        return Segment((), 0, "")  # Prepared for later.
-    if len(data) < raftformat.WORD.size or raftformat.WORD.unpack_from(data)[0] != raftformat.FORMAT:
-        return Segment((), 0, f"{path.name} does not begin like a segment")
-    terms: list[int] = []
-    offset = raftformat.WORD.size
-    while offset < len(data) and data[offset : offset + 16].strip(b"\0"):
-        batch = _read_batch(data, offset)
-        if batch is None:
-            return Segment(tuple(terms), offset, f"{path.name} is damaged behind its {_ordinal(len(terms))} entry")
-        terms += batch[0]
-        offset = batch[1]
-    rest = data[offset:].strip(b"\0")
-    damage = f"{path.name} has {len(rest)} bytes behind its end" if rest else ""
-    return Segment(tuple(terms), offset, damage)
+    with path.open("rb", buffering=0) as file:
+        fd = file.fileno()
+        first = nodedir.read_word(fd, 0)
+        if not first and not _bytes_from(fd, 0):
+            return Segment((), 0, "")  # Prepared for later.
+        if first != raftformat.FORMAT:
+            return Segment((), 0, f"{path.name} does not begin like a segment")
+        terms: list[int] = []
+        offset = raftformat.WORD.size
+        while os.pread(fd, 16, offset).strip(b"\0"):
+            batch = nodedir.read_batch(fd, offset)
+            if batch is None or not batch.is_whole(fd):
+                return Segment(tuple(terms), offset, f"{path.name} is damaged behind its {_ordinal(len(terms))} entry")
+            terms += batch.terms
+            offset = batch.end
+        rest = _bytes_from(fd, offset)
+        return Segment(tuple(terms), offset, f"{path.name} has {rest} bytes behind its end" if rest else "")
+
+
+def _bytes_from(fd: int, offset: int) -> int:
+    """Return how many bytes there are from `offset` on, without the zeros before and behind them."""
+    begin: int | None = None
+    end = 0
+    for part in nodedir.read_parts(fd, offset, os.fstat(fd).st_size):
+        if part.strip(b"\0"):
+            begin = offset + len(part) - len(part.lstrip(b"\0")) if begin is None else begin
+            end = offset + len(part.rstrip(b"\0"))
+        offset += len(part)
+    return 0 if begin is None else end - begin
 
 
 def _base(directory: Path, listing: _Listing) -> tuple[Log, dict[str, str]]:
@@ -183,23 +194,6 @@ def _read_opened(directory: Path, log: Log, listing: _Listing) -> Log:
         # A batch that a kill interrupted is the usual end of a log; only what is followed by more is damage.
         torn = torn or segment.damage
     return log
-
-
-def _read_batch(data: bytes, offset: int) -> tuple[list[int], int] | None:
-    """Return the terms of the batch's entries and where it ends; None when it is not whole."""
-    if len(data) < offset + raftformat.CHECKSUMS.size + raftformat.WORD.size:
-        return None
-    header_sum, data_sum = raftformat.CHECKSUMS.unpack_from(data, offset)
-    head = offset + raftformat.CHECKSUMS.size
-    (count,) = raftformat.WORD.unpack_from(data, head)
-    body = head + raftformat.WORD.size + count * raftformat.ENTRY.size
-    if not 0 < count <= raftformat.MAX_ENTRIES or body > len(data) or nodedir.checksum(data[head:body]) != header_sum:
-        return None
-    entries = list(raftformat.ENTRY.iter_unpack(data[head + raftformat.WORD.size : body]))
-    end = body + sum((size + 7) // 8 * 8 for _, _, size in entries)
-    if end > len(data) or nodedir.checksum(data[body:end]) != data_sum:
-        return None
-    return [int(term) for term, _, _ in entries], int(end)
 
 
 def _ordinal(number: int) -> str:

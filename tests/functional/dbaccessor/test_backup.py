@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from dbaccessor import errors
+from libraryversion import missing_databases_refused
 from loopback import Cluster
 from offline import database, hactl, insert, rows, told
 from stepwise import enumerate_steps
@@ -220,6 +221,57 @@ def test_a_forced_restore_goes_past_the_epoch_of_a_cluster_that_lives_and_it_yie
     cluster.start(0)
     cluster.wait(lambda: cluster.role_counts(0) == (2, 0, 0) and cluster.serving(0, 1), "the other joins anew", 60)
     assert rows(cluster, [0, 1]) == list(range(3))
+
+
+def test_a_database_whose_only_counting_table_was_dropped_is_restored(cluster, tmp_path: Path):
+    cluster.form(1)
+    run_sql(
+        cluster,
+        [0],
+        "CREATE TABLE counted (id INTEGER PRIMARY KEY AUTOINCREMENT)",
+        "INSERT INTO counted VALUES (NULL)",
+        "CREATE TABLE other (x)",
+        "DROP TABLE counted",
+    )
+    file = back_up(cluster, 0, tmp_path / "b.tar")
+    cluster.kill(0)
+
+    ran = hactl("restore", file, "--into", cluster.state_dir(0), "--put-aside")
+
+    assert ran.returncode == 0, ran.stderr
+
+
+def test_a_database_that_is_listed_and_was_never_made_is_backed_up_as_an_empty_one(cluster, tmp_path: Path):
+    cluster.form(1)
+    run_sql(cluster, [0], "CREATE TABLE t (n)", "INSERT INTO t VALUES (1)")
+    run_sql(
+        cluster,
+        [0],
+        "INSERT INTO namespace_list (namespace, incarnation) VALUES ('ghost', 'x'), ('t', 'y')",
+        name="controller",
+    )
+    file = tmp_path / "b.tar"
+
+    def patches_of_ghost(file: Path) -> list[int | None]:
+        made = told(hactl("--state-dir", cluster.state_dir(0), "backup", file, "--format", "json"))
+        return [d["patches"] for d in made["databases"] if d["name"] == "ghost"]
+
+    assert patches_of_ghost(file) == [None]
+    cluster.kill(0)
+    done = told(hactl("restore", file, "--into", cluster.state_dir(0), "--put-aside", "--format", "json"))
+    assert (done["rows"]["ghost"], done["rows"]["t"]) == (0, 1)
+    cluster.start(0)
+    cluster.wait(lambda: cluster.serving(0), "it serves")
+
+    assert patches_of_ghost(tmp_path / "again.tar") == [None]
+
+
+@missing_databases_refused
+def test_a_name_that_is_no_database_is_refused_and_makes_none(cluster, tmp_path: Path):
+    cluster.form(1)
+    for _ in range(2):
+        slip = hactl("--state-dir", cluster.state_dir(0), "backup", tmp_path / "b.tar", "--namespace", "slip")
+        assert (slip.returncode, "no backup was made" in slip.stderr) == (1, True), slip.stderr
 
 
 def test_another_cluster_is_founded_with_the_content_only_when_asked(cluster, tmp_path: Path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import json
 import shutil
@@ -10,8 +11,10 @@ from pathlib import Path
 
 import pytest
 
+from dbaccessor.dqlite import node, nodedir
+from dbaccessor.identity import node_name
 from loopback import Cluster
-from offline import hactl, insert, rows, told
+from offline import database, hactl, insert, rows, told
 from stepwise import enumerate_steps
 
 
@@ -72,6 +75,34 @@ def test_three_killed_one_wiped_the_newest_is_recovered_and_grows_again(cluster)
     insert(cluster, range(3), [20])
     assert rows(cluster, range(3)) == list(range(21)), "every acknowledged row is there"
     cluster.wait(lambda: not cluster.status(survivor)["cluster"]["dropped"], "those left behind have all been seen")
+
+
+def test_a_log_with_one_very_large_entry_is_whole_and_tells_its_end(cluster):
+    cluster.form(1)
+    insert(cluster, [0], [1])
+    data = cluster.state_dir(0) / "dqlite"
+    before = nodedir.last_entry_on_disk(data)
+
+    async def write() -> None:
+        where = database(cluster, [0])
+
+        async def large(tx):
+            await tx.execute("CREATE TABLE large AS SELECT zeroblob(68000000) AS z")
+
+        await where.run(large, deadline_seconds=60)
+        where.close()
+
+    asyncio.run(write())
+    running = nodedir.last_entry_on_disk(data)
+    insert(cluster, [0], [2])
+    cluster.kill(0)
+
+    known = identity(cluster.state_dir(0))
+    last = node.last_entry(data, known["dqlite-id"], node_name(known["controller-id"], known["dqlite-id"]))
+    assert before < running < last
+    assert nodedir.last_entry_on_disk(data) == last
+    (found,) = told(hactl("recover", cluster.state_dir(0), "--format", "json"))["directories"]
+    assert (found["term"], found["index"], found["damage"]) == (last.term, last.index, "")
 
 
 def test_recovering_the_one_behind_says_what_is_lost_and_loses_no_more(cluster):

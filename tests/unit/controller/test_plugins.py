@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from importlib.metadata import EntryPoint
 
 import pytest
@@ -87,7 +88,6 @@ def test_manifolds_of_plugins_join_the_table_in_whatever_order_they_need_each_ot
         ("no_inputs_at_all", "TypeError: 'NoneType' object is not iterable"),
         ("a_number_for_a_name", "TypeError: it returned dict, not names with their Manifold"),
         ("ends_the_program", "SystemExit: 2"),
-        ("reads_a_file", "ValueError: /etc/b?"),
         ("TABLE", "TypeError: TABLE is no function"),
         ("no_such_thing", "KeyError: 'no_such_thing'"),
     ],
@@ -99,6 +99,16 @@ def test_a_broken_plugin_is_left_out_as_a_whole_and_named_with_the_reason(name: 
     told = found.report()[name.replace("_", "-")]
     assert (told["state"], told["why"], told["manifolds"]) == ("refused", why, [])
     assert why in caplog.text
+
+
+def test_a_reason_that_is_no_text_is_told_as_far_as_it_is(monkeypatch: pytest.MonkeyPatch):
+    # What a test logs is sent on as UTF-8, where tests run in several processes.
+    monkeypatch.setattr(logging.getLogger("controller.plugins"), "disabled", True)
+    found = plugins("reads_a_file")
+
+    found.merge(TABLE)
+
+    assert found.report()["reads-a-file"]["why"] == "ValueError: /etc/b?"
 
 
 def test_a_plugin_for_models_gets_the_model():

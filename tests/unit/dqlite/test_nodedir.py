@@ -223,6 +223,30 @@ def test_a_log_that_begins_behind_a_received_snapshot_is_counted_from_it(tmp_pat
     assert nodedir.last_index_on_disk(tmp_path) == 44
 
 
+def test_an_entry_of_any_size_counts_with_its_term(tmp_path: Path):
+    """The library puts an entry into one segment, however large it is."""
+    large = 65 << 20
+    head = struct.pack("<QQB3xI", 1, 4, 1, large)  # Its data is zeros, of which the checksum is 0.
+    path = tmp_path / "open-1"
+    path.write_bytes(FORMAT + batch(8) + struct.pack("<II", checksum(head), 0) + head)
+    os.truncate(path, path.stat().st_size + large)
+
+    assert nodedir.last_entry_on_disk(tmp_path) == nodedir.LastEntry(term=4, index=2)
+
+    path.rename(tmp_path / "0000000000000001-0000000000000002")
+
+    assert nodedir.last_entry_on_disk(tmp_path) == nodedir.LastEntry(term=4, index=2)
+
+
+def test_a_large_entry_that_the_file_does_not_hold_to_its_end_does_not_count(tmp_path: Path):
+    head = struct.pack("<QQB3xI", 1, 4, 1, 65 << 20)
+    path = tmp_path / "open-1"
+    path.write_bytes(FORMAT + batch(8) + struct.pack("<II", checksum(head), 0) + head)
+    os.truncate(path, 65 << 20)
+
+    assert nodedir.last_entry_on_disk(tmp_path) == nodedir.LastEntry(term=3, index=1)
+
+
 batches = st.lists(st.lists(st.integers(min_value=0, max_value=40), min_size=1, max_size=4), max_size=5)
 
 

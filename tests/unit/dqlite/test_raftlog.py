@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import struct
 from pathlib import Path
 
@@ -66,6 +67,42 @@ def test_a_batch_torn_by_a_kill_is_the_end_and_no_damage(tmp_path: Path):
     opened(tmp_path, 1, 1, 1, tail=batch(2)[:20] + bytes(64))
 
     assert raftlog.read(tmp_path) == raftlog.Log(1, 2, 1)
+
+
+@pytest.mark.parametrize("last", [True, False])
+def test_an_entry_of_any_size_is_read_and_so_is_what_follows_it(tmp_path: Path, last: bool):
+    """The library puts an entry into one segment, however large it is."""
+    large = 65 << 20
+    head = struct.pack("<QQB3xI", 1, 2, 1, large)  # Its data is zeros, of which the checksum is 0.
+    path = closed(tmp_path, 1, 1, last=2)
+    with path.open("ab") as file:
+        file.write(struct.pack("<II", nodedir.checksum(head), 0) + head)
+    os.truncate(path, path.stat().st_size + large)
+    if not last:
+        closed(tmp_path, 3, 3)
+
+    assert raftlog.read(tmp_path) == (raftlog.Log(2, 2, 1) if last else raftlog.Log(3, 3, 1))
+    assert raftlog.cut(tmp_path) == raftlog.read(tmp_path)
+
+
+def test_a_flipped_bit_anywhere_in_a_large_entry_is_damage(tmp_path: Path):
+    path = tmp_path / "0000000000000001-0000000000000001"
+    path.write_bytes(FORMAT + batch(1, size=5 << 19))
+    assert raftlog.read(tmp_path) == raftlog.Log(1, 1, 1)
+
+    for offset in (100, 3 << 19, -1):
+        flip(path, offset % path.stat().st_size)
+        assert path.name in raftlog.read(tmp_path).damage
+        flip(path, offset % path.stat().st_size)
+
+
+def test_what_stands_behind_the_end_is_damage_however_far_behind(tmp_path: Path):
+    path = closed(tmp_path, 1, 1)
+    with path.open("ab") as file:
+        file.write(bytes(3 << 20) + b"x\0" + bytes(2 << 20) + b"yz" + bytes(99))
+
+    log = raftlog.read(tmp_path)
+    assert (log.index, log.damage) == (1, f"{path.name} has {(2 << 20) + 4} bytes behind its end")
 
 
 @pytest.mark.parametrize("offset", [0, 8, 20, 60])
