@@ -1,7 +1,7 @@
 """Which databases there are: rows of `namespace_list` in the controller database, and each one's own schema.
 
 Dqlite makes a database when it is first opened and has no way to drop one. So a namespace exists when it has a row,
-and deleting it takes the row away first and then empties the database in one transaction. Two databases never share a
+and deleting it takes the row away first, then hides the tables, and empties the database. Two databases never share a
 transaction: a row has a random *incarnation*, which the namespace's own database records as well. What is found in a
 database under another incarnation than its row's was left by an earlier life, and is emptied before it is used; and
 whoever was overtaken by a deletion and a new creation finds an incarnation that is not his, and changes nothing.
@@ -16,7 +16,7 @@ import secrets
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Final, TypeVar
 
-from dbaccessor import errors, retry, schema
+from dbaccessor import emptying, errors, retry, schema
 from dbaccessor.database import Database, Transaction
 from dbaccessor.dqlite import names
 from dbaccessor.schema import Patch
@@ -126,7 +126,32 @@ class Namespaces:
                 await schema.empty(tx)
 
         await _idempotent(self._controller, remove, deadline)
+        await self._shrink(name, incarnation, deadline)
         await _idempotent(self._database(name), clear, deadline)
+
+    async def _shrink(self, name: str, incarnation: str, deadline: float) -> None:
+        """Take away, part by part, what can be taken away so; what is left is for one transaction."""
+
+        async def hide(tx: Transaction) -> list[str]:
+            return await emptying.hide(tx, _FENCE) if await _fence(tx) == incarnation else []
+
+        try:
+            tables = await _idempotent(self._database(name), hide, deadline)
+        except errors.Refused:
+            return
+        for table in tables * 2:  # What others referred to is taken in the second round.
+            rows = 1
+            while rows:
+
+                async def take(tx: Transaction, table: str = table, rows: int = rows) -> emptying.Part:
+                    fits = await _fence(tx) == incarnation
+                    return await emptying.take(tx, table, rows) if fits else emptying.NOTHING
+
+                try:
+                    part = await _idempotent(self._database(name), take, deadline)
+                except errors.Refused:
+                    break
+                rows = emptying.next_rows(rows, part) if part.rows else 0
 
     @property
     def _controller(self) -> Database:

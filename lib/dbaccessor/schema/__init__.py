@@ -113,13 +113,8 @@ async def _run(tx: Transaction, patch: Patch, ledger: str) -> None:
 async def empty(tx: Transaction) -> None:
     """Drop everything in the database, whatever refers to whatever."""
     await tx.query("PRAGMA defer_foreign_keys = ON")
-    for kind in ("TRIGGER", "VIEW"):
-        for name in await _names(tx, kind):
-            await tx.execute(f"DROP {kind} {name}")
-    # A virtual table takes the tables that it keeps its data in along.
-    for name in await _names(tx, "TABLE", "AND sql LIKE 'CREATE VIRTUAL%'"):
-        await tx.execute(f"DROP TABLE {name}")
-    tables = await _names(tx, "TABLE")
+    await drop_all_but_tables(tx)
+    tables = [quoted(name) for name in await names(tx, "TABLE")]
     # Dropping a table that rows of another refer to is an error; with all rows gone nothing refers to anything.
     for name in tables:
         await tx.execute(f"DELETE FROM {name}")
@@ -127,13 +122,25 @@ async def empty(tx: Transaction) -> None:
         await tx.execute(f"DROP TABLE {name}")
 
 
-async def _names(tx: Transaction, kind: str, condition: str = "") -> list[str]:
+async def drop_all_but_tables(tx: Transaction) -> None:
+    """Drop triggers, views and virtual tables."""
+    for kind in ("TRIGGER", "VIEW"):
+        for name in await names(tx, kind):
+            await tx.execute(f"DROP {kind} {quoted(name)}")
+    # A virtual table takes the tables that it keeps its data in along.
+    for name in await names(tx, "TABLE", "AND sql LIKE 'CREATE VIRTUAL%'"):
+        await tx.execute(f"DROP TABLE {quoted(name)}")
+
+
+async def names(tx: Transaction, kind: str, condition: str = "") -> list[str]:
+    """Return what the database has of this kind, but for SQLite's own, in the order in which it was made."""
     found = await tx.query(
-        f"SELECT name FROM sqlite_schema WHERE type = ? AND name NOT LIKE 'sqlite\\_%' ESCAPE '\\' {condition}",
+        "SELECT name FROM sqlite_schema WHERE type = ? AND name NOT LIKE 'sqlite\\_%' ESCAPE '\\'"
+        f" {condition} ORDER BY rowid",
         (kind.lower(),),
     )
-    return [_quoted(str(row[0])) for row in found.rows]
+    return [str(row[0]) for row in found.rows]
 
 
-def _quoted(name: str) -> str:
+def quoted(name: str) -> str:
     return '"' + name.replace('"', '""') + '"'

@@ -66,6 +66,12 @@ def test_databases_are_created_listed_and_deleted_and_come_back_empty(cluster: C
             await tx.execute('INSERT INTO "odd ""name" VALUES (1)')
             await tx.execute("CREATE TABLE counted (n INTEGER PRIMARY KEY AUTOINCREMENT)")
             await tx.execute("INSERT INTO counted DEFAULT VALUES")
+            await tx.execute("CREATE TABLE keyed (k TEXT PRIMARY KEY, p REFERENCES parent (a)) WITHOUT ROWID")
+            await tx.execute("INSERT INTO keyed VALUES ('k', 1)")
+            await tx.execute("CREATE TABLE named (rowid TEXT, a)")
+            await tx.execute("INSERT INTO named VALUES (NULL, 1), ('same', 2), ('same', 3)")
+            await tx.execute("CREATE VIRTUAL TABLE words USING fts5(body)")
+            await tx.execute("INSERT INTO words VALUES ('the quick fox')")
 
         await accessor.database("model-1").run(fill)
         handle = accessor.database("model-1")
@@ -188,6 +194,78 @@ class Overtaken:
             self.overtaken = True
             await self._before()
         return await self._database.run(*args, **options)
+
+
+class Watched:
+    """A database of which `look` is called after each transaction."""
+
+    def __init__(self, database: Database, look: Callable[[], Awaitable[None]]) -> None:
+        self._database = database
+        self._look = look
+
+    async def run(self, *args: Any, **options: Any) -> Any:
+        done = await self._database.run(*args, **options)
+        await self._look()
+        return done
+
+
+def test_nobody_sees_a_part_of_a_database_that_is_being_deleted(cluster: Cluster):
+    """Its rows go away in several transactions; other controllers learn of it by the tables being gone."""
+
+    async def play(accessor: DbAccessor) -> None:
+        await accessor.create_database("m", [FIRST])
+        for number in range(40):
+            await insert(accessor, "m", number)
+        database, seen = accessor._running.database("m"), []
+
+        async def look() -> None:
+            left = await database.read("SELECT name FROM sqlite_schema WHERE type = 'table'")
+            names = {str(row[0]) for row in left.rows}
+            assert "parent" not in names
+            (name,) = names & {"deleted parent"} or {""}
+            count = (await database.read('SELECT count(*) FROM "deleted parent"')).rows[0][0] if name else 0
+            seen.append(int(str(count)))
+            if len(seen) == 4:
+                raise ConnectionError("its caller is killed here")
+
+        watched = Watched(database, look)
+        namespaces = Namespaces(lambda n: cast(Any, watched) if n == "m" else accessor.database(n))
+        with pytest.raises(ConnectionError):
+            await namespaces.delete("m")
+        assert seen == [40, 39, 37, 33]
+
+        await accessor.create_database("m", [FIRST])
+        assert (await accessor.database("m").read("SELECT count(*) FROM parent")).rows == ((0,),)
+        left = await accessor.database("m").read("SELECT name FROM sqlite_schema WHERE name LIKE 'deleted%'")
+        assert left.rows == ()
+
+    on_one(cluster, play)
+
+
+def test_deleting_a_large_database_costs_the_leader_nothing(cluster: Cluster):
+    large = Patch(1, "0001-large.sql", ("CREATE TABLE large (n INTEGER NOT NULL PRIMARY KEY, pad BLOB)",))
+
+    async def run() -> None:
+        databases = {name: Database(cluster.connector(0, 1, 2), name) for name in ("controller", "large")}
+        namespaces = Namespaces(databases.__getitem__)
+        await namespaces.create("large", [large])
+
+        async def fill(tx: Transaction) -> None:
+            await tx.execute(
+                "INSERT INTO large (pad) WITH RECURSIVE s (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM s LIMIT 1000)"
+                " SELECT zeroblob(2000) FROM s"
+            )
+
+        for _ in range(35):
+            await databases["large"].run(fill)
+        before = cluster.status(0)["leader-changes"]
+        await namespaces.delete("large")
+        assert cluster.status(0)["leader-changes"] == before
+        for database in databases.values():
+            database.close()
+
+    cluster.form(3)
+    asyncio.run(run())
 
 
 def test_a_controller_of_an_old_version_that_comes_while_a_patch_is_about_to_run_is_refused(cluster: Cluster):
