@@ -190,7 +190,7 @@ class OneDatabase:
         for statement in statements:
             self.rows.sqlite.execute(statement)
 
-    async def databases(self) -> tuple[str, ...]:
+    async def databases(self, *, deadline_seconds: float) -> tuple[str, ...]:
         return ("controller",)
 
     def database(self, name: str) -> SqliteDatabase:
