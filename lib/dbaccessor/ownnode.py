@@ -13,6 +13,7 @@ from typing import Any
 
 from dbaccessor import localnode
 from dbaccessor.accounts import Handover
+from dbaccessor.dqlite import nodedir
 from dbaccessor.dqlite.node import Node
 from dbaccessor.identity import Identity
 from dbaccessor.localnode import LocalNode, Probe
@@ -48,6 +49,11 @@ class OwnNode:
         self.local: LocalNode | None = None
         self.probe: Probe | None = None
         self.terms: Terms | None = None
+        self._name = ""
+        # In which term it led when it was last looked at, None where it did not.
+        self._led_in: int | None = None
+        # Whether the node has led in this run and does so no longer, or only again: what it holds may be wrong.
+        self.deposed = False
 
     @property
     def running(self) -> bool:
@@ -89,6 +95,7 @@ class OwnNode:
             raise
         terms.begin(node.stored_term)
         self._node = node
+        self._name, self._led_in, self.deposed = identity.name, None, False
         self.local = LocalNode(identity.dqlite_id)
         self._silent_since = None
         log.info("node %s runs", identity.name)
@@ -96,6 +103,10 @@ class OwnNode:
     async def look(self) -> None:
         """Ask the node; its answer is in `probe` afterwards."""
         self.probe = await self.local.probe(_PROBE_SECONDS) if self.local is not None else None
+        if self.probe is not None:
+            led_in = nodedir.stored_term(self._directory) if self.probe.leader == self._name else None
+            self.deposed = self.deposed or (self._led_in is not None and led_in != self._led_in)
+            self._led_in = led_in
 
     def heed(self, leader: str) -> None:
         """Take note of the leader that is known now ("": none). A node that does not answer is not silence, nor is a

@@ -305,11 +305,16 @@ class Worker:
         outlook = await self._sight.look()
         if self._orders.leaving:
             return
+        deaf = self._presence.listen_problem is not None or not self._presence.certified
+        if self._own.deposed and not deaf:
+            # What it gave up as a leader may stand in its databases all the same (docs/reference/libdqlite.md).
+            log.warning("this node leads no longer; it starts anew from its log")
+            await self._executor.stop_node()
+            outlook = await self._sight.look()
         action = policy.decide(self._sight.view(outlook))
         self._account(action, outlook)
         if isinstance(action, actions.Wait | actions.Serve):
             return
-        deaf = self._presence.listen_problem is not None or not self._presence.certified
         if deaf and not isinstance(action, actions.PutAside | actions.Supersede):
             return
         log.info("%s: %s", type(action).__name__.lower(), action.reason)
