@@ -95,7 +95,7 @@ class OwnNode:
             raise
         terms.begin(node.stored_term)
         self._node = node
-        self._name, self._led_in, self.deposed = identity.name, None, False
+        self._name = identity.name
         self.local = LocalNode(identity.dqlite_id)
         self._silent_since = None
         log.info("node %s runs", identity.name)
@@ -150,6 +150,7 @@ class OwnNode:
         if self.local is not None:
             self.local.close()
         self.local, self.probe, self.terms = None, None, None
+        self._led_in, self.deposed = None, False
         if node is None or self.stuck:
             return
         call = self._call(node, node.stop)

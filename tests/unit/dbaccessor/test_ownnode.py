@@ -8,6 +8,8 @@ import threading
 import pytest
 
 from dbaccessor import errors
+from dbaccessor.dqlite import raftformat
+from dbaccessor.localnode import Probe
 from dbaccessor.ownnode import OwnNode
 
 
@@ -90,3 +92,39 @@ def test_a_stop_that_fails_says_so_and_came_back(tmp_path):
     with pytest.raises(errors.Refused, match="it says no"):
         asyncio.run(own.stop())
     assert not own.stuck
+
+
+class NodeThatSays:
+    def __init__(self) -> None:
+        self.probed: Probe | None = None
+
+    async def probe(self, deadline_seconds: float) -> Probe | None:
+        return self.probed
+
+
+@pytest.mark.parametrize(
+    ("seen", "deposed"),
+    [
+        ([("other", 1), ("me", 2), ("me", 2)], False),
+        ([("other", 1), ("other", 2), ("", 3)], False),
+        ([("me", 2), (None, 2), ("me", 2)], False),
+        ([("me", 2), ("other", 3)], True),
+        ([("me", 2), ("", 2)], True),
+        ([("me", 2), (None, 3), ("other", 3), ("me", 4)], True),
+        ([("me", 2), ("me", 4)], True),
+    ],
+)
+def test_a_node_that_led_and_does_so_no_longer_or_in_a_later_term_is_deposed(tmp_path, seen, deposed):
+    """None: it does not answer, which is no news."""
+    own = own_node(tmp_path, lambda: None)
+    own._name, own.local = "me", NodeThatSays()
+
+    async def story() -> None:
+        for leader, term in seen:
+            (tmp_path / "metadata1").write_bytes(raftformat.METADATA.pack(raftformat.FORMAT, 1, term, 0))
+            own.local.probed = None if leader is None else Probe(leader, ())
+            await own.look()
+
+    asyncio.run(story())
+
+    assert own.deposed is deposed
