@@ -133,7 +133,7 @@ def test_a_member_without_a_running_node_that_holds_nothing_newer_does_not_stand
         cluster.wait(lambda: cluster.state(0) == "waiting", "no quorum")
         cluster.wait(lambda: rebuild(cluster, 0)[0], "it is done once the other has told where its log ends")
         write(cluster, 0, value=3)
-        cluster.wait(lambda: not cluster.status(1)["cluster"], "it hears of the new epoch, and gives up its data")
+        cluster.wait(lambda: cluster.epoch(1) != 1, "it hears of the new epoch, and gives up its data")
     cluster.start(2)
     cluster.wait(lambda: cluster.role_counts(0) == (3, 0, 0), "both join again", 40)
     assert read(cluster, 0, 1, 2) == [1, 2, 3]
