@@ -15,6 +15,7 @@ from dbaccessor import localnode
 from dbaccessor.accounts import Handover
 from dbaccessor.dqlite import nodedir
 from dbaccessor.dqlite.node import Node
+from dbaccessor.givenup import GivenUp
 from dbaccessor.identity import Identity
 from dbaccessor.localnode import LocalNode, Probe
 from dbaccessor.terms import Terms
@@ -52,7 +53,8 @@ class OwnNode:
         self._name = ""
         # In which term it led when it was last looked at, None where it did not.
         self._led_in: int | None = None
-        # Whether the node has led in this run and does so no longer, or only again: what it holds may be wrong.
+        self._given_up = GivenUp()
+        # Whether the node has led in this run and does so no longer, or only again, and may hold what it gave up then.
         self.deposed = False
 
     @property
@@ -104,9 +106,15 @@ class OwnNode:
         """Ask the node; its answer is in `probe` afterwards."""
         self.probe = await self.local.probe(_PROBE_SECONDS) if self.local is not None else None
         if self.probe is not None:
-            led_in = nodedir.stored_term(self._directory) if self.probe.leader == self._name else None
-            self.deposed = self.deposed or (self._led_in is not None and led_in != self._led_in)
-            self._led_in = led_in
+            self._note_whether_it_leads(self.probe.leader == self._name)
+
+    def _note_whether_it_leads(self, leads: bool) -> None:
+        led_in = nodedir.stored_term(self._directory) if leads else None
+        if self._led_in is not None and led_in != self._led_in:
+            self.deposed = self.deposed or self._given_up.may_stay()
+        self._led_in = led_in
+        if leads:
+            self._given_up.look()
 
     def heed(self, leader: str) -> None:
         """Take note of the leader that is known now ("": none). A node that does not answer is not silence, nor is a
@@ -151,6 +159,7 @@ class OwnNode:
             self.local.close()
         self.local, self.probe, self.terms = None, None, None
         self._led_in, self.deposed = None, False
+        self._given_up.forget()
         if node is None or self.stuck:
             return
         call = self._call(node, node.stop)

@@ -53,7 +53,7 @@ def test_a_leader_that_was_deposed_while_it_slept_answers_nothing_old(tmp_path: 
         before, after, reader = database(cluster), database(cluster), database(cluster)
         with contextlib.closing(before), contextlib.closing(after), contextlib.closing(reader):
             await stopped(cluster, value, before, after, reader)
-        await asyncio.to_thread(cluster.wait, lambda: cluster.role_counts(0) == (3, 0, 0), "three voters again")
+        await asyncio.to_thread(cluster.settled, 3)
 
     async def stopped(cluster: Cluster, value: int, before: Database, after: Database, reader: Database) -> None:
         await write(before, value)

@@ -209,6 +209,23 @@ class Cluster:
     def serving(self, *numbers: int) -> bool:
         return all(self.state(n) == "serving" for n in numbers)
 
+    def settled(self, count: int) -> None:
+        """Wait until all of so many have been serving, with as many voters as there may be, for a while.
+
+        A leader that was deposed may start anew just after that, and have no vote for a moment.
+        """
+        numbers, since = range(count), 0.0
+
+        def settled() -> bool:
+            nonlocal since
+            now = time.monotonic()
+            if not self.serving(*numbers) or any(self.role_counts(n)[0] != min(3, count) for n in numbers):
+                since = now
+            return now - since >= 1.5
+
+        since = time.monotonic()
+        self.wait(settled, "all serve, and keep their roles", 40)
+
     def form(self, count: int) -> None:
         """Bring up `count` controllers with min(3, count) voters."""
         self.configure([0])
