@@ -64,7 +64,8 @@ class PulseRun:
     def wait_held(self, number: int) -> int:
         """Wait until a hook is held. Returns its pid inside the unit."""
         held = self.disk(number) / "var/lib/pulse/held"
-        until(held.exists, 20, f"a held hook on unit {number}")
+        # It is there a moment before the number is in it.
+        until(lambda: held.exists() and bool(held.read_text()), 20, f"a held hook on unit {number}")
         pid = int(held.read_text())
         held.unlink()
         return pid
