@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import signal
-import time
 
 import pytest
 
 from dbaccessor import errors
+from dbaccessor.dqlite import nodedir
 from dbaccessor.dqlite.connection import Connection
+from dbaccessor.identity import DATA
 from loopback import Cluster
 
 # SQLite needs half a page for each row.
@@ -40,6 +41,10 @@ async def count(cluster: Cluster) -> tuple[str, object]:
         return connection.name.split("-")[1], rows.rows[0][0]
 
 
+def last_index(cluster: Cluster, n: int) -> int:
+    return nodedir.last_index_on_disk(cluster.state_dir(n) / DATA)
+
+
 async def lead(cluster: Cluster, n: int) -> None:
     with contextlib.closing(await leader_of(cluster)) as connection:
         (heir,) = [m for m in await connection.cluster() if m.name.startswith(f"controller-{n}-")]
@@ -67,7 +72,7 @@ def test_what_a_leader_gave_up_is_not_there_when_it_leads_again(cluster: Cluster
     assert leader is not None
     others = [n for n in range(3) if n != leader]
     asyncio.run(fill(cluster, thousands))
-    time.sleep(1)  # All have it, and the log is folded where it can be.
+    cluster.wait(lambda: len({last_index(cluster, n) for n in range(3)}) == 1, "all have it")
     asyncio.run(lose_leadership_with(cluster, leader, others, f"DELETE FROM big WHERE id <= {deleted}"))
     cluster.signal(leader, signal.SIGCONT)
     cluster.wait(lambda: cluster.leader(leader) in others and cluster.serving(leader), "it follows")
